@@ -98,6 +98,16 @@ def test_a_state_that_is_no_state_at_all_is_set_aside_and_training_begins_afresh
     assert torch.equal(weights(model), weights(undisturbed[0]))
 
 
+@pytest.mark.parametrize("images", [20, 300])
+def test_an_epoch_of_so_many_updates_is_as_long_for_any_share_of_the_data(images, monkeypatch):
+    steps = []
+    step = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (steps.append(1), step(self, *a, **k))[1])
+    config = replace(CONFIG, epochs=2, updates_per_epoch=7, batch_size=16)
+    train(fresh(), SMALL[:images], SPLITS.validation[:20], config)
+    assert len(steps) == 14
+
+
 def test_a_deadline_stops_cleanly_between_epochs(undisturbed, tmp_path):
     state = tmp_path / "state.safetensors"
     with pytest.raises(OutOfTime, match="after epoch 0"):

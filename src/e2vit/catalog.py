@@ -197,12 +197,36 @@ def _group_attention() -> list[Experiment]:
         entries.append(Experiment(f"rotmnist/{name}", about, model, released, seeds=3, gpu_minutes=max(1, minutes / 4),
                                   cpu_minutes=minutes * released.epochs))
         entries.append(Experiment(f"rotmnist/{name}-tenth", f"{about}, on a tenth of the training images", model,
-                                  replace(released, epochs=20, batch_size=8), fraction=0.1, seeds=3,
-                                  gpu_minutes=max(0.5, minutes / 20), cpu_minutes=minutes * 2))
+                                  replace(released, epochs=8, batch_size=8), fraction=0.1, seeds=3,
+                                  gpu_minutes=max(0.5, minutes / 20), cpu_minutes=minutes))
     return entries
 
 
-_ENTRIES += _group_attention() + _convolutional() + _ablations()
+def _weaknesses() -> list[Experiment]:
+    """Data efficiency, and what choosing the epoch on the test split is worth."""
+    c4 = next(entry.model for entry in _ENTRIES if entry.name == "rotmnist/hybrid-c4")
+    nets = {    # name -> what it is, model, CPU minutes of 1,000 updates
+        "hybrid-c4": ("the hybrid over C4", c4, 4),
+        "plain-cnn": ("its twin without poses: a plain CNN, then a plain transformer",
+                      replace(c4, group=cyclic(1), stem=(14, 44, 58), width=58), 3),
+        "p4cnn": ("group convolutions over C4", GCNNConfig.p4cnn(), 3),
+        "z2cnn": ("plain convolutions", GCNNConfig.z2cnn(), 2),
+    }
+    # The same 1,000 updates for every share of the data, so that a small share means more passes, not less training.
+    budget = TrainConfig(epochs=10, updates_per_epoch=100, learning_rate=2e-3, batch_size=64, average=0.99, keep="last")
+    entries = [Experiment(f"fraction/{name}-{100 * fraction:g}", f"{about}, {100 * fraction:g} % of the training images",
+                          model, budget, fraction=fraction, seeds=3, gpu_minutes=0.3, cpu_minutes=minutes)
+               for fraction in (0.01, 0.03, 0.1, 0.3, 1.0) for name, (about, model, minutes) in nets.items()]
+    # As released: a constant rate, no augmentation, no average of the weights. Only the choice of the epoch is studied.
+    released = TrainConfig(epochs=40, learning_rate=1e-3, schedule="constant", warmup_epochs=0, batch_size=64,
+                           weight_decay=1e-4, optimizer="adam", augment="none", clip=None)
+    entries += [Experiment(f"selection/{name}", f"{nets[name][0]}, a tenth of the images; the test curve is recorded apart",
+                           nets[name][1], released, fraction=0.1, watch_test=True, seeds=5, gpu_minutes=1, cpu_minutes=8)
+                for name in ("z2cnn", "p4cnn")]
+    return entries
+
+
+_ENTRIES += _group_attention() + _convolutional() + _ablations() + _weaknesses()
 
 
 def _post_hoc() -> list[Experiment]:

@@ -196,9 +196,11 @@ def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
 @lru_cache(maxsize=64)
 def _quick(experiment: Experiment, seed: int) -> Run:
     """A moment of training of a tiny model on 300 embedded digits, in memory only."""
+    once = {} if isinstance(experiment.training, FineTuneConfig) else {"updates_per_epoch": None}
     small = dataclasses.replace(
         experiment, model=experiment.model.tiny() if hasattr(experiment.model, "tiny") else experiment.model,
-        training=dataclasses.replace(experiment.training, epochs=2, batch_size=50, warmup_epochs=0.5), fraction=0.3,
+        training=dataclasses.replace(experiment.training, epochs=2, batch_size=50, warmup_epochs=0.5, **once),
+        fraction=0.3,
     )
     splits = embedded(experiment.data)
     splits = dataclasses.replace(splits, test=splits.test[:200])

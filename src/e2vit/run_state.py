@@ -26,6 +26,7 @@ from e2vit.data import Split
 @dataclass(frozen=True)
 class TrainConfig:
     epochs: int = 100
+    updates_per_epoch: int | None = None    # steps after which the model is evaluated; a pass over the data when None
     batch_size: int = 128           # over all processes
     learning_rate: float = 1e-3
     schedule: str = "cosine"        # to zero; or "constant", as the released networks have it
@@ -44,6 +45,8 @@ class TrainConfig:
                                ("augment", ("rotation", "dihedral", "none")), ("keep", ("best", "last"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
+        if self.updates_per_epoch is not None and self.updates_per_epoch < 1:
+            raise ValueError("updates_per_epoch starts at 1")
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError("epochs and batch_size start at 1, and learning_rate lies above 0")
 

@@ -76,7 +76,9 @@ def train(
         run = restored(run, state_path, lambda: RunState(model, config, accelerator))
 
     batch_size = min(config.batch_size, len(labels) - len(labels) % accelerator.num_processes)
-    steps = len(labels) // batch_size    # the last, incomplete batch is dropped; another epoch has it
+    # The last, incomplete batch of a pass is dropped; another epoch has it.
+    steps = config.updates_per_epoch or len(labels) // batch_size
+    passes = math.ceil(steps * batch_size / len(labels))
     bar = tqdm(range(run.epoch, config.epochs), initial=run.epoch, total=config.epochs, unit="epoch",
                disable=not (progress and accelerator.is_main_process))
     for epoch in bar:
@@ -84,7 +86,7 @@ def train(
             raise OutOfTime(f"the budget ended after epoch {epoch} of {config.epochs}")
         started = time.monotonic()
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-        order = torch.randperm(len(labels), generator=generator)
+        order = torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(passes)])
         losses = torch.zeros(steps, device=accelerator.device)
         run.model.train()
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
