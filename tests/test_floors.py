@@ -15,11 +15,11 @@ FLOORS = [
     {"data"},
     {"metrics"},
     {"run_state", "training", "sequences", "fine_tuning"},
-    {"catalog"},
+    {"entry", "catalog"},
     {"records"},
     {"experiments", "comparison", "ablation"},
     {"figures"},
-    {"export", "__main__"},
+    {"runner", "export", "__main__"},
 ]
 
 
