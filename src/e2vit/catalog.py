@@ -1,9 +1,10 @@
 """The list of experiments: name → model, data, training, seeds, expected result and cost.
 
 The order is the order of want: what the book needs most is trained first. All of it is planned to fit into two hours of
-one H200-class GPU, so epochs, seeds and variants are as few as the claim they carry allows; the comments say which.
-Small networks wait for kernels to be launched, about 5 ms an update whatever they compute: their GPU minutes are counted
-in updates. Those of group attention are counted in scores, 10 s for 10,000 images of the C4 network.
+one H200-class GPU, so epochs, seeds and variants are as few as their claim allows; the comments say which.
+Minutes on a GPU are reckoned, and hold until records say better. Small networks wait for kernels to be launched, so
+they are counted in updates, 5 ms each; group attention in scores, 10 s for 10,000 images of the C4 network.
+Minutes on two cores follow those of the C4 hybrid, which were measured.
 """
 
 from dataclasses import replace
@@ -113,7 +114,8 @@ def _post_hoc(bases: list[Experiment]) -> list[Experiment]:
     One seed: methods are compared in pairs on the same images, from the same checkpoint, by McNemar's test. To move
     every weight costs 16 times an ordinary run, so there a few aggregates stand for all, in four epochs.
     """
-    settings = {    # name -> base, group, views between the pixels; of all weights: augmentation; GPU minutes of head and all, CPU
+    settings = {    # name -> base, group, views between the pixels; then for "all": augmentation; GPU minutes of "head"
+                    # and of "all", CPU minutes of "all"
         "rotated": ("rotmnist/vit", cyclic(16), "bilinear", "rotation", 0.12, 0.8, 210),
         "upright": ("rotmnist_upright/vit", cyclic(16), "bilinear", "none", 0.1, 0.5, 65),
         "tenth": ("rotmnist/vit-tenth", cyclic(16), "bilinear", "rotation", 0.06, 0.25, 25),
@@ -161,7 +163,8 @@ def _group_attention() -> list[Experiment]:
         "gevit-d4": ("GE-ViT over D4, whose index is broken",
                      GroupAttentionNetConfig(group=dihedral(4), index=gevit_index, window=5), None, 1, 60),
     }
-    whole = [Experiment(f"rotmnist/{name}", about, model, released, gpu_minutes=gpu, cpu_minutes=minutes * released.epochs)
+    whole = [Experiment(f"rotmnist/{name}", about, model, released, gpu_minutes=gpu,
+                        cpu_minutes=minutes * released.epochs)
              for name, (about, model, gpu, _, minutes) in nets.items() if gpu]
     return whole + [
         Experiment(f"rotmnist/{name}-tenth", f"{about}, on a tenth of the training images", model,
@@ -173,7 +176,7 @@ def _group_attention() -> list[Experiment]:
 def _convolutional() -> list[Experiment]:
     """Group convolutions, alone and in front of a transformer: the final runs.
 
-    One seed for the three that lose by whole points to the hybrid, which needs no narrow interval.
+    The slower controls (lifted patches, averaged poses) have one seed: they ask for whole points, not for tenths.
     """
     c4, plain = _HYBRID_C4, replace(_FINAL, augment="none")
     entries = {    # name -> what it is, model, training, further settings, GPU minutes, CPU minutes
@@ -218,7 +221,7 @@ def _data_efficiency() -> list[Experiment]:
 
 def _test_selection() -> list[Experiment]:
     """What choosing the epoch on the test split is worth. As released: a constant rate, no augmentation, no average of
-    the weights. Five seeds of two small networks: the effect is smaller than what two seeds of one network differ by."""
+    the weights. Five seeds of two small networks: the effect may be smaller than the spread of seeds."""
     released = TrainConfig(epochs=40, learning_rate=1e-3, schedule="constant", warmup_epochs=0, batch_size=64,
                            weight_decay=1e-4, optimizer="adam", augment="none", clip=None)
     nets = {"z2cnn": ("plain convolutions", GCNNConfig.z2cnn()), "p4cnn": ("group convolutions over C4",
