@@ -30,6 +30,9 @@ from e2vit.training import write_atomically
 SCHEMA = 1
 DECISIVE = ("model", "training", "data", "fraction", "all_training", "base", "watch_test")    # the rest is commentary
 
+REQUIRED = {"configuration": dict, "seed": int, "data": dict, "device": str, "seconds": float | int, "parameters": int,
+            "curve": list, "validation": dict, "test": dict, "checkpoint_sha256": str}
+
 
 class RecordError(Exception):
     """A record that is missing or can't be trusted, with the reason in one sentence."""
@@ -54,6 +57,8 @@ def read(experiment: Experiment, seed: int, results: Path | None = None) -> dict
         raise RecordError(f"{path} is no record: {reason}") from None
     if record.get("schema") != SCHEMA:
         raise RecordError(f"{path} has schema {record.get('schema')!r}, expected {SCHEMA}")
+    if missing := [key for key, kind in REQUIRED.items() if not isinstance(record.get(key), kind)]:
+        raise RecordError(f"{path} is no record: {', '.join(missing)} missing or of another type")
     if record.get("digest") != _digest(record):
         raise RecordError(f"{path} was altered after it was written: its digest does not match")
     if names := changed(record["configuration"], experiment, DECISIVE):

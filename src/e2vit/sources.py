@@ -6,10 +6,13 @@ and renamed into it, so that no half file is ever seen.
 
 import gzip
 import io
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +28,13 @@ ROTMNIST_URL = "http://www.iro.umontreal.ca/~lisa/icml2007data/mnist_rotation_ne
 ROTMNIST_MD5 = "0f9a947ff3d30e95cd685462cbf3b847"
 ROTMNIST_MEMBERS = tuple(f"mnist_all_rotation_normalized_float_{part}.amat" for part in ("train_valid", "test"))
 ROTMNIST_ROWS = (12_000, 50_000)
+BYTES_PER_NUMBER = 32      # of text, at most: what a member of the archive may weigh follows
+LARGEST_ARRAY = 4 << 30    # bytes of one array in a file; the largest that is read is a quarter of it
+
+
+# What reading a damaged archive may raise: zlib has an error of its own, an encrypted member is a RuntimeError, an unknown
+# compression a NotImplementedError.
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error)
 
 
 class DataError(Exception):
@@ -67,13 +77,16 @@ def read_rotmnist_archive(
     try:
         with zipfile.ZipFile(archive) as files:
             for member, count in zip(members, rows, strict=True):
+                if files.getinfo(member).file_size > count * 785 * BYTES_PER_NUMBER:
+                    raise DataError(f"{member} in {archive} would unpack to {files.getinfo(member).file_size:,} bytes, "
+                                    f"too many for {count} rows of 785 numbers")
                 with files.open(member) as text:    # never extracted: a member's name can't lead out of the folder
                     table = np.loadtxt(io.TextIOWrapper(text), dtype=np.float32, max_rows=count + 1)
                 if table.shape != (count, 785):
                     raise DataError(f"{member} in {archive} has shape {table.shape}, expected ({count}, 785)")
                 tables.append(table)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError, EOFError) as reason:
-        raise DataError(f"{archive} can't be read as the rotated MNIST archive: {reason}") from None
+    except UNREADABLE as reason:
+        raise DataError(f"{archive} can't be read as the rotated MNIST archive: {_first_line(reason)}") from None
     table = np.concatenate(tables)
     pixels, labels = table[:, :-1], table[:, -1]
     if not (np.isfinite(table).all() and pixels.min() >= 0 and pixels.max() <= 1 and np.isin(labels, range(10)).all()):
@@ -148,6 +161,9 @@ def rsscn7(root: Path) -> Labeled:
     if not path.exists():
         raise Unavailable(f"{path} is missing; it holds images (2800, 64, 64, 3) and labels (2800,)")
     images, labels = _npz(path, "images", "labels")
+    if images.ndim != 4 or images.shape[3] != 3 or labels.shape != images.shape[:1]:
+        raise DataError(f"{path} holds images of shape {images.shape} and labels of shape {labels.shape}, expected "
+                        "(n, height, width, 3) and (n,)")
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
 
 
@@ -203,19 +219,42 @@ def _verify(path: Path, md5: str) -> None:
 
 
 def _npz(path: Path, *keys: str) -> list[np.ndarray]:
+    """Arrays of whole numbers from an npz file. No pickle; what would not fit is refused before it is unpacked."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return [file[key] for key in keys]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
+        with zipfile.ZipFile(path) as file:
+            if (largest := max((info.file_size for info in file.infolist()), default=0)) > LARGEST_ARRAY:
+                raise ValueError(f"an array of {largest:,} bytes is more than {LARGEST_ARRAY:,}")
+            arrays = [_npy(file, key) for key in keys]
+    except UNREADABLE as reason:
         raise DataError(f"{path} is damaged ({_first_line(reason)}); delete it to redo") from None
+    return arrays
+
+
+def _npy(file: zipfile.ZipFile, key: str) -> np.ndarray:
+    info = file.getinfo(f"{key}.npy")
+    with file.open(info) as stream:
+        version = np.lib.format.read_magic(stream)
+        read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        if version not in read_header:
+            raise ValueError(f"{key} has version {version} of the npy format")
+        shape, _, dtype = read_header[version](stream)
+        if dtype.kind not in "iu" or math.prod(shape) * dtype.itemsize > info.file_size:
+            raise ValueError(f"{key} is no array of whole numbers, or its header promises more than the file holds")
+    with file.open(info) as stream:
+        return np.lib.format.read_array(stream, allow_pickle=False)
 
 
 def _jpegs(path: Path) -> Labeled:
     from PIL import Image
 
     stream, offsets, labels = _npz(path, "jpeg", "offsets", "labels")
-    images = np.stack([np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes())).convert("RGB"))
-                       for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    try:
+        images = np.stack([np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()), formats=["JPEG"]).convert("RGB"))
+                           for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
+    except (*UNREADABLE, TypeError, IndexError, SyntaxError, Image.DecompressionBombError) as reason:
+        raise DataError(f"{path} holds an image that can't be read ({_first_line(reason)})") from None
+    if labels.shape != images.shape[:1]:
+        raise DataError(f"{path} holds {len(images)} images and labels of shape {labels.shape}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
 
 
@@ -223,7 +262,7 @@ def _idx(data: bytes, path: Path) -> Tensor:
     """An array in MNIST's idx format: two zero bytes, type 8 (bytes), number of axes, their lengths, the bytes."""
     axes = data[3] if len(data) > 3 else 0
     shape = np.frombuffer(data, ">u4", count=axes, offset=4) if len(data) >= 4 + 4 * axes else np.zeros(0)
-    if data[:3] != b"\0\0\x08" or not axes or int(np.prod(shape, dtype=np.int64)) != len(data) - 4 - 4 * axes:
+    if data[:3] != b"\0\0\x08" or not 0 < axes <= 4 or math.prod(shape.tolist()) != len(data) - 4 - 4 * axes:
         raise DataError(f"{path} is no idx file of bytes")
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
 
