@@ -3,15 +3,12 @@
 import argparse
 import math
 import sys
-import time
 from pathlib import Path
 
-from accelerate import PartialState
-
+from e2vit import runner
 from e2vit.data import DataError
-from e2vit.experiments import EXPERIMENTS, Claimed, RecordError, find, run, status
+from e2vit.experiments import EXPERIMENTS, RecordError, find, status
 from e2vit.export import ExportError, export_run
-from e2vit.training import DamagedState, Diverged, OutOfTime
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,10 +18,12 @@ def main(arguments: list[str] | None = None) -> int:
     of_status = commands.add_parser("status", help="which records are there, and what the missing ones cost")
     of_run = commands.add_parser("run", help="train what has no record yet")
     of_run.add_argument("names", nargs="*", metavar="NAME", help="experiments, see list")
-    of_run.add_argument("--missing", action="store_true", help="all experiments, most wanted first")
+    of_run.add_argument("--missing", action="store_true", help="only what has no record; of all experiments, most wanted first")
     of_run.add_argument("--seeds", type=int, help="how many seeds; the wanted number when left out")
     of_run.add_argument("--seed", type=int, help="this seed alone")
-    of_run.add_argument("--budget-minutes", type=float, default=math.inf, help="begin no epoch after so long")
+    of_run.add_argument("--budget-minutes", type=float, default=math.inf, help="stop before so long; continue later")
+    of_run.add_argument("--jobs", type=int, default=1, help="so many processes side by side, for small networks")
+    of_run.add_argument("--quiet", action="store_true", help="no progress bars")
     of_export = commands.add_parser("export", help="a trained model as an ONNX file")
     of_export.add_argument("name", metavar="NAME", help="an experiment with a record")
     of_export.add_argument("file", metavar="FILE", type=Path)
@@ -37,8 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("stopped; the same command continues", file=sys.stderr)
         return 130
-    except (DataError, ExportError, RecordError, DamagedState, Diverged, Claimed, KeyError, ValueError,
-            OSError) as reason:
+    except (DataError, ExportError, RecordError, KeyError, ValueError, OSError) as reason:
         print(f"e2vit: {reason.args[0] if isinstance(reason, KeyError) else reason}", file=sys.stderr)
         return 1
 
@@ -55,41 +53,37 @@ def _list(options) -> int:
 def _status(options) -> int:
     rows = status(options.results)
     width = max(map(len, EXPERIMENTS))
-    print(f"{'experiment':{width}}  seeds  stale  missing       GPU min  CPU min")
+    print(f"{'':{width}}  present         missing         minutes a seed  present ones")
+    print(f"{'experiment':{width}}  /wanted  stale  seeds             GPU      CPU  ran on")
     for row in rows:
-        missing = ",".join(map(str, row["missing"])) or "–"
-        print(f"{row['experiment']:{width}}  {row['present']}/{row['wanted']:<3}  {len(row['stale']) or '–':<5}  "
-              f"{missing:<12}  {len(row['missing']) * row['gpu_minutes']:>7g}  "
-              f"{len(row['missing']) * row['cpu_minutes']:>7g}")
-    gpu, cpu = (sum(len(row["missing"]) * row[key] for row in rows) / 60 for key in ("gpu_minutes", "cpu_minutes"))
-    print(f"to do: {gpu:.1f} hours on one GPU, {cpu:.0f} hours on two cores")
+        stale, missing = (",".join(map(str, row[key])) or "–" for key in ("stale", "missing"))
+        print(f"{row['experiment']:{width}}  {row['present']:>3}/{row['wanted']:<3}  {stale:<5}  {missing:<14}  "
+              f"{row['gpu_minutes']:>5g}  {row['cpu_minutes']:>7g}  {' / '.join(row['devices']) or '–'}".rstrip())
+    wanted, missing = sum(row["wanted"] for row in rows), sum(len(row["missing"]) for row in rows)
+    print(f"{wanted - missing} of {wanted} wanted runs are there, {sum(row['present'] for row in rows)} with those "
+          f"beyond; {sum(len(row['stale']) for row in rows)} are stale")
+    for what, count in (("the whole book", lambda row: row["wanted"]), ("to do", lambda row: len(row["missing"]))):
+        gpu, cpu = (sum(count(row) * row[key] for row in rows) / 60 for key in ("gpu_minutes", "cpu_minutes"))
+        print(f"{what}: {gpu:.1f} hours on one GPU, {cpu:.0f} hours on two cores")
     return 0
 
 
 def _run(options) -> int:
-    names = list(EXPERIMENTS) if options.missing else options.names
+    names = options.names or (list(EXPERIMENTS) if options.missing else [])
     if not names:
         raise ValueError("name the experiments to run, or say --missing; python -m e2vit list shows them")
-    deadline = time.monotonic() + 60 * options.budget_minutes
-    wanted = [find(name) for name in names]
-    for seed in range(max(options.seeds or experiment.seeds for experiment in wanted)):
-        for experiment in wanted:
-            if seed >= (options.seeds or experiment.seeds) or options.seed not in (None, seed):
-                continue
-            try:
-                record = run(experiment, "train", seed, results=options.results, deadline=deadline).record
-            except Claimed as reason:
-                print(f"{reason}; going on", file=sys.stderr)
-                continue
-            except OutOfTime as reason:
-                print(f"{experiment.name}, seed {seed}: {reason}; the same command continues", file=sys.stderr)
-                return 0
-            test = record["test"]
-            if not PartialState().is_main_process:
-                continue
-            print(f"{experiment.name}, seed {seed}: test {100 * test['accuracy']:.2f} % "
-                  f"({record['data']['origin']}), {record['seconds'] / 60:.1f} min on {record['device']}")
-    return 0
+    if options.jobs < 1:
+        raise ValueError(f"jobs counts processes and starts at 1, got {options.jobs}")
+    todo = runner.tasks([find(name) for name in names], options.seeds, options.seed)
+    seconds = 60 * options.budget_minutes
+    if options.jobs == 1:
+        return runner.work(todo, options.results, seconds, missing=options.missing, progress=not options.quiet)
+    arguments = ["run", *names, "--missing", "--quiet"]    # each looks for what no other has begun
+    for option in ("seeds", "seed", "results"):
+        if getattr(options, option) is not None:
+            arguments += [f"--{option}", str(getattr(options, option))]
+    arguments += ["--budget-minutes", str(options.budget_minutes)] if math.isfinite(seconds) else []
+    return runner.side_by_side(arguments, options.jobs, seconds)
 
 
 def _export(options) -> int:

@@ -95,19 +95,22 @@ def read_record(name: str, seed: int = 0, results: Path | None = None) -> dict[s
 
 
 def status(results: Path | None = None) -> list[dict[str, Any]]:
-    """For every experiment: seeds wanted, present, missing and stale, and what one seed costs."""
+    """For every experiment: seeds wanted, present, missing and stale, what the present ones ran on, what a seed costs.
+
+    present counts every seed with a good record, also above those wanted. stale: refused, whatever the reason.
+    """
     rows = []
     for name, experiment in EXPERIMENTS.items():
-        good, stale = [], []
+        good, stale = {}, []
         for seed in seeds_present(name, results):
             try:
-                read_record(name, seed, results)
-                good.append(seed)
+                good[seed] = read_record(name, seed, results)
             except RecordError:
                 stale.append(seed)
         missing = [seed for seed in range(experiment.seeds) if seed not in good]
         rows.append({"experiment": name, "wanted": experiment.seeds, "present": len(good), "missing": missing,
-                     "stale": stale, "gpu_minutes": experiment.gpu_minutes, "cpu_minutes": experiment.cpu_minutes})
+                     "stale": stale, "devices": sorted({record["device"] for record in good.values()}),
+                     "gpu_minutes": experiment.gpu_minutes, "cpu_minutes": experiment.cpu_minutes})
     return rows
 
 

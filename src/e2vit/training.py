@@ -57,7 +57,8 @@ def train(
     """Trains the model in place and leaves it with the chosen weights, in evaluation mode.
 
     state_path: where the state of the run is kept after every epoch (safetensors) and found again by the next call.
-    deadline:   ``time.monotonic()`` after which no epoch is begun. Error: OutOfTime.
+    deadline:   ``time.monotonic()``; no epoch is begun that would end later if it took as long as the longest so far.
+                Error: OutOfTime.
     watch:      a split whose accuracy is written into the curve as ``watched`` and looked at by nothing: for the
                 study of test-set selection alone.
     """
@@ -81,8 +82,9 @@ def train(
     passes = math.ceil(steps * batch_size / len(labels))
     bar = tqdm(range(run.epoch, config.epochs), initial=run.epoch, total=config.epochs, unit="epoch",
                disable=not (progress and accelerator.is_main_process))
+    longest = run.seconds / run.epoch if run.epoch else 0.0
     for epoch in bar:
-        if time.monotonic() > deadline:
+        if time.monotonic() + longest > deadline:
             raise OutOfTime(f"the budget ended after epoch {epoch} of {config.epochs}")
         started = time.monotonic()
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
@@ -117,6 +119,7 @@ def train(
         bar.set_postfix(loss=f"{run.curve[-1]['loss']:.3f}", validation=f"{run.curve[-1]['accuracy']:.4f}")
         if state_path is not None and accelerator.is_main_process:
             run.save(state_path)
+        longest = max(longest, time.monotonic() - started)    # what its evaluation took included
     run.load_chosen()
     return Trained(run.curve, run.chosen, run.seconds)
 
