@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import lru_cache
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ import torch
 from e2vit import experiments, records
 from e2vit.__main__ import main
 from e2vit.catalog import EXPERIMENTS
+from e2vit.data import embedded
 from e2vit.experiments import Claimed, RecordError, find, read_record, run, status
 from e2vit.metrics import predict
 
@@ -46,8 +48,6 @@ def test_a_record_says_everything(results):
 
 
 def test_the_checkpoint_scores_what_the_record_says(results):
-    from e2vit.data import embedded
-
     finished = run(NAME, results=results)
     test = embedded("digits").test
     correct = (predict(finished.model, test.images).argmax(1) == test.labels).double().mean().item()
@@ -77,7 +77,7 @@ def test_a_record_of_another_configuration_is_stale_and_says_where(spoiled, monk
     with pytest.raises(RecordError, match="stale: training.epochs differ"):
         run(NAME, results=spoiled)
     (row,) = [row for row in status(spoiled) if row["experiment"] == NAME]
-    assert row["stale"] == [0] and row["missing"] == [0]
+    assert row["stale"] == [0] and row["missing"] == [0] and row["devices"] == []
 
 
 def test_a_setting_that_came_later_leaves_old_records_valid(results):
@@ -114,24 +114,34 @@ def test_quick_runs_keep_nothing(tmp_path, monkeypatch):
 
 
 def test_training_never_receives_the_test_split(tmp_path, monkeypatch):
-    from e2vit.data import embedded
-
+    """What every entry hands to its training: no test image, save in ``watch`` for the study of test selection."""
+    splits = lru_cache(embedded)
     seen = []
 
-    def spy(model, train_split, validation, *a, **options):
-        seen.append((train_split.images, validation.images, options["watch"]))
+    def spy(model, train_split, validation, *a, watch, **options):
+        seen.append((train_split.images, validation.images, watch))
         raise KeyboardInterrupt
 
     monkeypatch.setattr(experiments, "train", spy)
-    monkeypatch.setattr(experiments, "load", embedded)
+    monkeypatch.setattr(experiments.fine_tuning, "fine_tune", spy)
+    monkeypatch.setattr(experiments, "load", splits)
+    monkeypatch.setattr(experiments, "_base", lambda *a: None)
+    monkeypatch.setattr(experiments, "build_on", lambda *a: None)    # no model is needed to see what it would be shown
+    tests = {data: keys(splits(data).test.images) for data in {entry.data for entry in EXPERIMENTS.values()}}
+    watched = []
     for name, entry in EXPERIMENTS.items():
-        if entry.base is None:
-            with pytest.raises(KeyboardInterrupt):
-                run(name, "train", results=tmp_path)
-            test = {image.numpy().tobytes() for image in embedded(entry.data).test.images}
-            images, validation, watch = seen.pop()
-            assert not test & {image.numpy().tobytes() for image in [*images, *validation]}
-            assert (watch is not None) == entry.watch_test
+        with pytest.raises(KeyboardInterrupt):
+            run(name, "train", results=tmp_path)
+        images, validation, watch = seen.pop()
+        assert not tests[entry.data] & (keys(images) | keys(validation)), name
+        if watch is not None:
+            assert keys(watch.images) == tests[entry.data]
+            watched.append(name)
+    assert watched == [name for name, entry in EXPERIMENTS.items() if entry.watch_test] != []
+
+
+def keys(images):
+    return {image.tobytes() for image in images.numpy()}
 
 
 def test_two_workers_keep_off_each_other(tmp_path):
@@ -169,7 +179,13 @@ def test_the_command_line_answers_bad_input_in_one_line(arguments, message, caps
 def test_the_command_line_lists_runs_and_reports(results, capsys):
     assert main(["list"]) == 0 and NAME in capsys.readouterr().out
     assert main(["status", "--results", str(results)]) == 0
-    assert f"{NAME}" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line.split() for line in lines if line.startswith(f"{NAME} ")]
+    entry, wanted = EXPERIMENTS[NAME], sum(entry.seeds for entry in EXPERIMENTS.values())
+    assert line[1:6] == ["1/1", "–", "–", f"{entry.gpu_minutes:g}", f"{entry.cpu_minutes:g}"]
+    assert " ".join(line[6:]) == read_record(NAME, results=results)["device"]
+    assert lines[-3] == f"1 of {wanted} wanted runs are there, 1 with those beyond; 0 are stale"
+    assert lines[-2].startswith("the whole book: ") and lines[-1].startswith("to do: ")
     assert main(["run", NAME, "--results", str(results)]) == 0
     assert "embedded digits" in capsys.readouterr().out
 
