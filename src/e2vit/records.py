@@ -127,7 +127,7 @@ def measure(experiment, seed, splits, training, model, trained, accelerator, bas
         "commit": _commit(),
         "versions": {"python": platform.python_version(),
                      **{p: importlib.metadata.version(p) for p in ("torch", "torchvision", "accelerate", "numpy")}},
-        "device": torch.cuda.get_device_name() if cuda else f"{_processor()}, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name() if cuda else f"{processor()}, {torch.get_num_threads()} threads",
         "processes": accelerator.num_processes,
         "precision": accelerator.mixed_precision if accelerator.mixed_precision != "no" else "float32",
         "seconds": round(trained.seconds, 1),
@@ -182,7 +182,8 @@ def _commit() -> str:
         return "unknown"
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the processor, for records."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
