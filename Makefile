@@ -4,7 +4,7 @@
 #   make serve       the book on a local port                                 make pdf        the book as one PDF
 #   make notebooks   execute all notebooks                                    make soak       the long tests
 #   make links       ask every link whether it still leads anywhere           make clean      drop what was built
-#   make reproduce   train what has no record yet, MINUTES=60 at most
+#   make reproduce   train what has no record yet, MINUTES=60 at most         make headline   README's tables
 #
 # CONSTRAINTS=constraints.txt installs the exact versions that the book was last built with.
 
@@ -19,7 +19,7 @@ READY := $(VENV)/ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts test soak reproduce serve pdf links clean
+.PHONY: book notebooks pages scripts test soak reproduce headline serve pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -52,7 +52,13 @@ soak: $(READY)
 
 reproduce: $(READY)
 	@$(BIN)/python -m e2vit run --missing --budget-minutes $(MINUTES)
+	@$(MAKE) --no-print-directory headline
 	@$(BIN)/python -m e2vit status
+
+# After new records: their exactness is measured, then the tables in README.md are written.
+headline: $(READY)
+	@$(BIN)/python benchmarks/throughput.py --refresh
+	@$(BIN)/python book/tools/headline.py
 
 serve: book
 	@$(BIN)/python book/tools/serve.py $(PORT)

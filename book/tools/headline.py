@@ -53,6 +53,7 @@ SECTIONS = {    # what its rows have in common → experiment → the name of it
         "post_hoc/upright/none/most_certain": "The same, surest of 16 views",
     },
 }
+SOFT_HYPHEN = "&shy;"    # where a word may break on a phone
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MODELS = {name: label for section in SECTIONS.values() for name, label in section.items()}
 
@@ -101,7 +102,7 @@ def reach(name: str, label: str, of_name: list[dict[str, Any]], cost: dict[str, 
     checkpoints = {record["checkpoint_sha256"] for record in of_name}
     known = cost.get("weights", {}).get("checkpoint_sha256") in checkpoints
     change = share(cost["change_trained"]) if known else "–"
-    seeds = f"{len(of_name)} seed{'s' * (len(of_name) > 1)}"
+    seeds = f"{len(of_name)}&nbsp;seed{'s' * (len(of_name) > 1)}"
     return f"| {label} | {accuracy(of_name)}, {seeds} | {of_name[0]['parameters']:,} | {change} |"
 
 
@@ -118,8 +119,8 @@ def published(path: Path) -> list[str]:
     """The figures of others as a table, each with its source."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
     lines = [f"| {row['model']}{', ' + row['group'] if row.get('group') else ''} | {row['accuracy']} "
-             f"| {row['note']} | [{row['source']}]({row['link']}) |" for row in rows]
-    return ["| published model | test accuracy (%) | caveat | source |", "|---|--:|---|---|", *lines] if rows else []
+             f"| [{row['source']}]({row['link']}): {row['note']} |" for row in rows]
+    return ["| published model | test accuracy (%) | source, and what to mind |", "|---|--:|---|", *lines] if rows else []
 
 
 def images(rows: list[tuple]) -> str:
@@ -143,7 +144,7 @@ def tables(root: Path = ROOT) -> str:
                 by_origin.setdefault(origin, []).append((name, label, of_name, costs["models"].get(name, {})))
         for origin, rows in sorted(by_origin.items()):
             reached += [f"**{section}** ({origin}; {images(rows)})", "",
-                        "| model | test accuracy (%) | parameters | change under a quarter turn |", "|---|--:|--:|--:|",
+                        f"| model | test accuracy (%) | param{SOFT_HYPHEN}eters | change in a turn |", "|---|--:|--:|--:|",
                         *(reach(*row) for row in rows), ""]
             for name, label, *rest in rows:    # on a tenth of the images a model costs what it costs on all
                 if name.removesuffix("-tenth") not in priced:
