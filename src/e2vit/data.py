@@ -96,6 +96,7 @@ def in_shape_of(splits: Splits, model: object) -> Splits:
     So embedded digits stand in for any images in a quick run; without such a configuration nothing changes.
     """
     side, channels, classes = (getattr(model, name, None) for name in ("image_size", "channels", "classes"))
+    channels = getattr(model, "in_channels", channels)    # where channels are those of the features
     if None in (side, channels, classes):
         return splits
 
