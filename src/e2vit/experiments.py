@@ -128,7 +128,7 @@ def _train(experiment: Experiment, seed: int, folder: Path, deadline: float, pro
         method = fine_tuning.fine_tune if isinstance(experiment.training, FineTuneConfig) else train
         trained = method(model, training.train, training.validation, experiment.training, seed=seed, state_path=state,
                          deadline=deadline, accelerator=accelerator, progress=progress,
-                         watch=splits.test if experiment.watch_test else None)
+                         watch=training.test if experiment.watch_test else None)
         if accelerator.is_main_process:
             record = records.measure(experiment, seed, splits, training, model, trained, accelerator, base)
             records.write(folder, seed, record, model, base.model if base else None)
@@ -154,9 +154,12 @@ def _claim(lock: FileLock, accelerator: Accelerator, what: str) -> None:
 
 
 def _training_splits(experiment: Experiment, splits: Splits, seed: int) -> Splits:
+    """What a run trains on, chooses with and is measured on: the splits, shortened as its configuration says."""
     if experiment.all_training:
         splits = all_training(splits)
-    return dataclasses.replace(splits, train=subset(splits.train, experiment.fraction, seed))
+    return dataclasses.replace(splits, train=subset(splits.train, experiment.fraction, seed),
+                               validation=splits.validation[: experiment.training.validation_images],
+                               test=splits.test[: experiment.training.test_images])
 
 
 def _base(experiment: Experiment, seed: int, folder: Path) -> Run | None:
@@ -214,7 +217,7 @@ def _quick(experiment: Experiment, seed: int) -> Run:
     model = build_on(base, small, seed)
     method = fine_tuning.fine_tune if isinstance(small.training, FineTuneConfig) else train
     trained = method(model, training.train, training.validation, small.training, seed=seed, accelerator=accelerator,
-                     watch=splits.test if experiment.watch_test else None)
+                     watch=training.test if experiment.watch_test else None)
     return Run(records.measure(small, seed, splits, training, model, trained, accelerator, base), model.cpu())
 
 

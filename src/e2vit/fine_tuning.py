@@ -43,15 +43,17 @@ class FineTuneConfig:
     weight_decay: float = 0.05
     augment: str = "none"    # of the images before their views are made, in the regime "all"
     keep: str = "best"
-    test_images: int | None = None    # how many of the test images are looked at, the first ones; all when left out
+    validation_images: int | None = None    # how many are looked at, the first ones; all when left out
+    test_images: int | None = None
 
     def __post_init__(self):
         if self.regime not in REGIMES:
             raise ValueError(f"regime is one of {', '.join(REGIMES)}, not {self.regime!r}")
         if self.epochs < 1 or self.batch_size < 1 or not self.rates:
             raise ValueError("epochs and batch_size start at 1, and at least one learning rate is tried")
-        if self.test_images is not None and self.test_images < 1:
-            raise ValueError(f"test_images starts at 1, got {self.test_images}")
+        for field in ("validation_images", "test_images"):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise ValueError(f"{field} starts at 1, got {getattr(self, field)}")
 
     def with_rate(self, rate: float) -> TrainConfig:
         """What ``train`` is told when every weight may move."""

@@ -108,13 +108,14 @@ def plain(value: Any) -> Any:
 
 
 def measure(experiment, seed, splits, training, model, trained, accelerator, base=None) -> dict[str, Any]:
-    """What is to be known of a finished run; the test split is looked at here, once."""
-    fine_tuned, fingerprint = isinstance(experiment.training, FineTuneConfig), splits.fingerprint
+    """What is to be known of a finished run; the test split is looked at here, once.
+
+    splits: the data as loaded; training: what of it the run trained on and is measured on.
+    """
+    fine_tuned = isinstance(experiment.training, FineTuneConfig)
     predict = fine_tuning.predict if fine_tuned else metrics.predict
-    validation_logits = predict(model, splits.validation.images)
-    if fine_tuned:
-        splits = dataclasses.replace(splits, test=splits.test[: experiment.training.test_images])
-    test_logits = predict(model, splits.test.images)
+    validation_logits = predict(model, training.validation.images)
+    test_logits = predict(model, training.test.images)
     cuda = accelerator.device.type == "cuda"
     record = {
         "schema": SCHEMA,
@@ -122,7 +123,7 @@ def measure(experiment, seed, splits, training, model, trained, accelerator, bas
         "configuration": configuration(experiment),
         "hash": configuration_hash(experiment),
         "seed": seed,
-        "data": fingerprint,
+        "data": splits.fingerprint,
         "training_images": len(training.train),
         "commit": _commit(),
         "versions": {"python": platform.python_version(),
@@ -136,15 +137,15 @@ def measure(experiment, seed, splits, training, model, trained, accelerator, bas
         "parameters": sum(p.numel() for p in model.parameters()),
         "curve": trained.curve,
         "chosen_epoch": trained.chosen_epoch,
-        "validation": metrics.summary(validation_logits, splits.validation.labels),
-        "test": metrics.summary(test_logits, splits.test.labels),
+        "validation": metrics.summary(validation_logits, training.validation.labels),
+        "test": metrics.summary(test_logits, training.test.labels),
     }
     if base is not None:
         record["base"] = {"experiment": experiment.base, "seed": base.record["seed"],
                           "checkpoint_sha256": base.record.get("checkpoint_sha256")}
     if fine_tuned:
         record["against_averaging"] = fine_tuning.against_averaging(model, base.model.to(accelerator.device),
-                                                                    splits.test)
+                                                                    training.test)
     return record | {"date": date.today().isoformat()}
 
 

@@ -39,6 +39,8 @@ class TrainConfig:
     average: float | None = None    # decay of the moving average of the weights that is evaluated and kept
     keep: str = "best"              # the epoch with the best validation accuracy; or "last"
     trainable: str = ""             # only parameters whose name starts so are trained; all when empty
+    validation_images: int | None = None    # how many are looked at, the first ones; all when left out
+    test_images: int | None = None
 
     def __post_init__(self):
         for field, allowed in (("schedule", ("cosine", "constant")), ("optimizer", ("adamw", "adam")),
@@ -47,6 +49,9 @@ class TrainConfig:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
         if self.updates_per_epoch is not None and self.updates_per_epoch < 1:
             raise ValueError("updates_per_epoch starts at 1")
+        for field in ("validation_images", "test_images"):
+            if getattr(self, field) is not None and getattr(self, field) < 1:
+                raise ValueError(f"{field} starts at 1, got {getattr(self, field)}")
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError("epochs and batch_size start at 1, and learning_rate lies above 0")
 
