@@ -224,9 +224,9 @@ def _test_selection() -> list[Experiment]:
     """What choosing the epoch on the test split is worth. As released: a constant rate, no augmentation, no average of
     the weights. Five seeds of two small networks: the effect may be smaller than the spread of seeds."""
     released = TrainConfig(epochs=40, learning_rate=1e-3, schedule="constant", warmup_epochs=0, batch_size=8,
-                           weight_decay=1e-4, optimizer="adam", augment="none", clip=None)
-    nets = {"z2cnn": ("plain convolutions", GCNNConfig.z2cnn(), 5),
-            "p4cnn": ("group convolutions over C4", GCNNConfig.p4cnn(), 16)}
+                           weight_decay=1e-4, optimizer="adam", augment="none", clip=None, test_images=10_000)
+    nets = {"z2cnn": ("plain convolutions", GCNNConfig.z2cnn(), 3),
+            "p4cnn": ("group convolutions over C4", GCNNConfig.p4cnn(), 6)}
     return [Experiment(f"selection/{name}", f"{about}, a tenth of the images; the test curve is recorded apart", model,
                        released, fraction=0.1, watch_test=True, seeds=5, gpu_minutes=0.8, cpu_minutes=minutes)
             for name, (about, model, minutes) in nets.items()]

@@ -25,16 +25,16 @@ def by_angle(
     figure, axes = plt.subplots(len(layers), len(errors), figsize=(2.3 * len(errors) + 0.6, 2.0 * len(layers) + 0.9),
                                 layout="constrained", sharex=True, sharey=True, squeeze=False)
     floor = 2e-3
+    for ax, layer in zip(axes[:, 0], layers, strict=True):
+        ax.set_ylabel(layer, fontsize=9)
     for column, (group, ways) in zip(axes.T, errors.items(), strict=True):
-        for number, (ax, layer) in enumerate(zip(column, layers, strict=True)):
+        for number, ax in enumerate(column):
             for k, (way, values) in enumerate(ways.items()):
                 ax.semilogy(degrees, np.maximum(values[number], floor), color=COLORS[k], marker=MARKERS[k],
                             markersize=3, linestyle=("-", "--", "-.", ":")[k], label=way, clip_on=False)
             ax.set(xticks=(0, 30, 45, 60, 90), ylim=(floor, 3))
             ax.tick_params(labelsize=7)
             ax.grid(alpha=0.3)
-            if column is axes.T[0]:
-                ax.set_ylabel(layer, fontsize=9)
         column[0].set_title(group, fontsize=10)
     figure.supxlabel("turn of the image (degrees)", fontsize=10)
     figure.supylabel("equivariance error", fontsize=10)
