@@ -5,7 +5,7 @@ Accuracies are fractions, points are hundredths of them. An interval covers 95 %
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def wilson(rate: float, count: int, z: float = 1.959964) -> tuple[float, float]:
     return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
-def mean_interval(values: Sequence[float]) -> tuple[float, float, float]:
+def mean_interval(values: Collection[float]) -> tuple[float, float, float]:
     """The mean of a few runs and Student's 95 % interval; for a single run the interval is not a number."""
     values = np.asarray(values, dtype=float)
     if len(values) < 2:
@@ -151,7 +151,7 @@ def benchmark(name: str) -> dict[str, Any]:
     return json.loads((results_folder() / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
 
 
-def power_law(x: Sequence[float], y: Sequence[float]) -> tuple[float, float, float]:
+def power_law(x: Collection[float], y: Collection[float]) -> tuple[float, float, float]:
     """The exponent b of y = a·x^b and its 95 % interval, by least squares in the logarithms."""
     if len(x) < 3:
         raise ValueError(f"an exponent with its interval takes at least 3 sizes, not {len(x)}")
