@@ -1,7 +1,8 @@
-"""Speed of our group convolutions against escnn, in one process: the same group, fields, kernels and pools.
+"""Speed of our group convolutions against escnn, with the same group, fields, kernels and pools; and of the whole C4
+hybrid against GE-ViT with our fast kernel. Each pair in one process.
 
     pip install escnn
-    python benchmarks/hybrid.py
+    python benchmarks/hybrid.py [--against escnn gevit]
 
 Writes data/results/benchmarks/hybrid.json: images per second, forward and training, and the ratios. Every measurement
 is the best of several rounds that take turns, so that a busy moment of the machine hurts neither side alone.
@@ -11,13 +12,16 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import nn
 
+from e2vit.catalog import EXPERIMENTS, build
 from e2vit.groups import cyclic
 from e2vit.models.hybrid import HybridViTConfig, make_stem
-from e2vit.records import results_folder
+from e2vit.records import processor, results_folder
+from e2vit.training import write_atomically
 
 WIDTHS, KERNEL, CLASSES = (8, 24, 32), 5, 10
 
@@ -77,25 +81,38 @@ def best_seconds(task: Callable, models: dict[str, nn.Module], batch: int, round
     return best
 
 
+def compared(models: dict[str, nn.Module], batch: int, rounds: int) -> dict:
+    """Images per second of two models, forward and training, and the ratio of the first to the second."""
+    result = {"batch": batch, "rounds": rounds,
+              "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}}
+    for task in (forward, training):
+        seconds = best_seconds(task, models, batch, rounds)
+        speeds = {name: float(f"{batch / value:.4g}") for name, value in seconds.items()}
+        first, second = speeds.values()
+        result[task.__name__] = {"images_per_second": speeds, "ratio": float(f"{first / second:.3g}")}
+        print(task.__name__, result[task.__name__])
+    return result
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--against", nargs="+", choices=("escnn", "gevit"), default=["escnn", "gevit"])
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    models = {"ours": Ours(), "escnn": Escnn()}
-    result = {"torch": torch.__version__, "threads": 1, "batch": options.batch, "rounds": options.rounds,
-              "clock": "processor time of the process",
-              "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}}
-    for task in (forward, training):
-        seconds = best_seconds(task, models, options.batch, options.rounds)
-        speeds = {name: round(options.batch / value, 1) for name, value in seconds.items()}
-        result[task.__name__] = {"images_per_second": speeds, "ratio": round(speeds["ours"] / speeds["escnn"], 2)}
-        print(task.__name__, result[task.__name__])
     path = results_folder() / "benchmarks" / "hybrid.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}    # what is not measured again stays
+    result |= {"device": f"{processor()}, 1 thread", "clock": "processor time of the process"}
+    for other in options.against:
+        if other == "escnn":
+            models, rounds = {"ours": Ours(), "escnn": Escnn()}, options.rounds
+        else:
+            models = {name: build(EXPERIMENTS[f"rotmnist/{name}"], 0) for name in ("hybrid-c4", "gevit-c4")}
+            rounds = max(options.rounds // 5, 1)
+        result[other] = {"torch": torch.__version__, **compared(models, options.batch, rounds)}
+    write_atomically(path, lambda file: Path(file).write_text(json.dumps(result, indent=1) + "\n", "utf-8"))
 
 
 if __name__ == "__main__":
