@@ -1,0 +1,211 @@
+"""Numbers: what holds for any group, size, window and precision, drawn at random; and training at a rate far too high.
+
+The bounds are relative to the largest number of each tensor: ten to the minus ten in float64, and in single and half
+precision what the rounding of inputs and sums explains.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import randomized
+from test_kernels import largest_error, with_gradients
+
+from e2vit.actions import equivariance_error
+from e2vit.catalog import EXPERIMENTS, build
+from e2vit.data import embedded
+from e2vit.entry import MODELS
+from e2vit.groups import cyclic, dihedral
+from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
+from e2vit.layers.kernels import naive, numba_kernel, torch_path
+from e2vit.models import SymmetrizedConfig
+from e2vit.training import Diverged, TrainConfig, train
+
+BACKENDS = {"naive": naive.attend, "numba": numba_kernel.attend, "torch": torch_path.attend}
+BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 5e-2}
+EXACT = st.sampled_from([cyclic(1), cyclic(2), cyclic(4), dihedral(1), dihedral(2), dihedral(4)])
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def tries(count: int):
+    """Random cases, the same ones in every run, and without a limit on the time of a single one."""
+    return settings(max_examples=count, deadline=None, derandomize=True, database=None,
+                    suppress_health_check=list(HealthCheck))
+
+
+@st.composite
+def kernel_cases(draw):
+    """Inputs and options of the kernels, of sizes that have nothing to do with one another."""
+    size = lambda low, high: draw(st.integers(low, high))    # noqa: E731
+    batch, heads, d, e, outputs, queries, poses, height, width = (size(1, high) for high in (2, 2, 5, 5, 4, 4, 5, 4, 9))
+    side, entries, generator = draw(st.sampled_from([1, 3, 5])), size(1, 6), torch.Generator().manual_seed(draw(SEEDS))
+    diagonal, own = draw(st.booleans()), heads if draw(st.booleans()) else 1
+    queries = outputs if diagonal else queries
+    random = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)    # noqa: E731
+    padded = (height + side - 1, width + side - 1)
+    q, k = random(batch, heads, d, queries, height, width), random(batch, heads, d, poses, *padded)
+    value, position, element = random(batch, heads, e, poses, *padded), random(own, outputs, side**2, d), random(
+        own, entries, d)
+    table = torch.randint(0, entries, (outputs, queries, poses), generator=generator)
+    mask = None
+    if draw(st.booleans()):
+        mask = torch.rand(side**2, generator=generator) < 0.6
+        mask[side**2 // 2] = True    # the middle: at the border, the others may all lie outside
+    return [q * draw(st.sampled_from([0.1, 1.0, 3.0])), k, value, position, element], {
+        "table": table, "mask": mask, "diagonal": diagonal}
+
+
+@pytest.mark.parametrize("dtype", BOUNDS, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_every_backend_is_the_naive_one_in_double_precision(backend, dtype):
+    @tries(40)
+    @given(kernel_cases())
+    def check(case):
+        inputs, options = case
+        inputs = [x.to(dtype) for x in inputs]    # what is rounded before is no error of the layer
+        expected = with_gradients(naive.attend, [x.double() for x in inputs], options)
+        found = with_gradients(BACKENDS[backend], inputs, options)
+        assert all(x.dtype == dtype and x.isfinite().all() for x in found)
+        # The formula written out sums in the precision of its inputs, the fast kernels in float32 at least.
+        loose = 6 if backend == "naive" and dtype == torch.bfloat16 else 1
+        assert largest_error(found, expected) < loose * BOUNDS[dtype]
+        again = with_gradients(BACKENDS[backend], inputs, options)
+        assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
+
+    check()
+
+
+def attention(group, draw, **options):
+    return {"group": group, "channels": draw(st.integers(1, 3)), "heads": draw(st.integers(1, 2)),
+            "head_dim": draw(st.integers(2, 4)), "query_pose": draw(st.sampled_from(["sum", "diagonal"])),
+            "lifting": draw(st.booleans()), **options}
+
+
+def global_attention(group, draw):
+    options = attention(group, draw)
+    return GroupSelfAttention(**options), options
+
+
+def local_attention(backend):
+    def make(group, draw):
+        options = attention(group, draw, window=draw(st.sampled_from([1, 3])), backend=backend,
+                            window_shape=draw(st.sampled_from(["square", "disc"])))
+        return LocalGroupSelfAttention(**options), options
+
+    return make
+
+
+def convolution(layer):
+    def make(group, draw):
+        kernel = draw(st.sampled_from([1, 3]))
+        options = {"channels": draw(st.integers(1, 3)), "out_channels": draw(st.integers(1, 3)), "kernel": kernel,
+                   "padding": kernel // 2}
+        return layer(group, **options), options | {"lifting": layer is LiftingConv}
+
+    return make
+
+
+LAYERS = {"global": global_attention, **{f"local, {name}": local_attention(name) for name in BACKENDS},
+          "lifting": convolution(LiftingConv), "convolution": convolution(GroupConv)}
+
+
+@st.composite
+def layer_cases(draw, make):
+    group = draw(EXACT)
+    layer, options = make(group, draw)
+    poses = () if options["lifting"] else (group.order,)
+    side, generator = draw(st.integers(3, 5)), torch.Generator().manual_seed(draw(SEEDS))
+    x = torch.randn(2, options["channels"], *poses, side, side, generator=generator, dtype=torch.float64)
+    return group, randomized(layer, draw(st.integers(0, 999))), x
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_every_layer_commutes_with_its_group_in_every_precision(name):
+    """And single and half precision come to what double precision comes to."""
+    @tries(35)
+    @given(layer_cases(LAYERS[name]))
+    def check(case):
+        group, layer, x = case
+        assert equivariance_error(layer, x, group) < 1e-10
+        x = x.bfloat16().double()
+        for parameter in layer.parameters():
+            parameter.data = parameter.data.bfloat16().double()    # the same numbers in all precisions
+        exact = layer(x)
+        assert torch.equal(exact, layer(x))
+        for dtype in (torch.float32, torch.bfloat16):
+            assert largest_error([layer.to(dtype)(x.to(dtype))], [exact]) < BOUNDS[dtype]
+
+    check()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_gradients_of_every_layer_are_those_of_finite_differences(name):
+    @tries(6)
+    @given(layer_cases(LAYERS[name]))
+    def check(case):
+        _, layer, x = case
+        named = [name for name, _ in layer.named_parameters()]
+
+        def function(x, *values):
+            return torch.func.functional_call(layer, dict(zip(named, values, strict=True)), (x,))
+
+        values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+        assert torch.autograd.gradcheck(function, (x[:1].requires_grad_(), *values), fast_mode=True)
+
+    check()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_factors_that_underflow_give_the_naive_result_and_leave_the_calling_thread_as_it_is(dtype):
+    """The threads of the kernel round subnormal numbers to zero; the thread that calls it must go on having them."""
+    subnormal = torch.tensor([torch.finfo(dtype).tiny], dtype=dtype)
+
+    @tries(30)
+    @given(kernel_cases(), st.sampled_from([10.0, 40.0, 100.0]))
+    def check(case, scale):
+        inputs, options = case
+        inputs = [x.to(dtype) for x in (inputs[0] * scale, *inputs[1:])]
+        expected = with_gradients(naive.attend, [x.double() for x in inputs], options)
+        found = with_gradients(numba_kernel.attend, inputs, options)
+        # Rounding of a score grows with the score: nothing but that is allowed for.
+        assert largest_error(found, expected) < (1e-9 if dtype == torch.float64 else 1e-5 * 30 * scale)
+        assert (subnormal / 4).item() > 0
+
+    check()
+
+
+def test_a_thread_that_rounds_subnormal_numbers_to_zero_is_seen():
+    """The control of the test above: what it looks at does change where rounding to zero is on."""
+    subnormal = torch.tensor([torch.finfo(torch.float32).tiny])
+    try:
+        assert torch.set_flush_denormal(True) and (subnormal / 4).item() == 0
+    finally:
+        torch.set_flush_denormal(False)
+
+
+FAMILIES = {type(entry.model).__name__: name for name, entry in reversed(EXPERIMENTS.items())
+            if not isinstance(entry.model, SymmetrizedConfig)}
+
+
+def test_no_family_is_forgotten():
+    assert set(FAMILIES) == {config.__name__ for config in MODELS}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ten_times_the_learning_rate_ends_in_numbers_or_names_the_step(family):
+    entry = EXPERIMENTS[FAMILIES[family]]
+    model = build(replace(entry, model=entry.model.tiny()), 0)
+    size = getattr(entry.model, "image_size", 28)
+    split = embedded("rotmnist").train[:64]
+    assert split.images.shape[-1] == size
+    config = replace(TrainConfig(), epochs=4, updates_per_epoch=50, batch_size=8, warmup_epochs=0, schedule="constant",
+                     learning_rate=10 * entry.training.learning_rate, average=None, keep="last")
+    try:
+        trained = train(model, split, split[:8], config)
+    except Diverged as reason:
+        assert "epoch" in str(reason) and "step" in str(reason)
+    else:
+        assert len(trained.curve) == 4
+        assert all(p.isfinite().all() for p in model.parameters())
