@@ -123,7 +123,7 @@ def test_a_stale_record_is_left_out(records, monkeypatch):
 def test_fewer_test_images_are_told(records):
     records["rotmnist_upright/vit"] = [record()]
     records["post_hoc/upright/none/mean_logits"] = [record(count=10_000)]
-    assert "50,000 test images, the first 10,000 for those that show several views)" in headline.tables()
+    assert "50,000 test images, the first 10,000 for those that are slow or show several views)" in headline.tables()
 
 
 def test_the_figures_of_others_have_a_source_and_a_table_of_their_own():

@@ -126,7 +126,7 @@ def published(path: Path) -> list[str]:
 def images(rows: list[tuple]) -> str:
     """How many test images the rows of a table rest on; post-hoc methods look at the first ones alone."""
     counts = sorted({record["test"]["count"] for _, _, of_name, _ in rows for record in of_name}, reverse=True)
-    return f"{counts[0]:,} test images" + "".join(f", the first {count:,} for those that show several views"
+    return f"{counts[0]:,} test images" + "".join(f", the first {count:,} for those that are slow or show several views"
                                                   for count in counts[1:])
 
 
