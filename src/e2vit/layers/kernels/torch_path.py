@@ -17,7 +17,9 @@ from torch.utils.checkpoint import checkpoint
 from e2vit.layers.kernels.naive import outside
 
 TILE = 1 << 23    # numbers in the largest temporaries of one tile, 32 MB in float32
-TINY = {torch.float32: 1e-20, torch.float64: 1e-250}    # sums below: the maxima of the factors lie too far apart
+# Sums below: the maxima of the factors lie too far apart. The gradient of a quotient divides by the sum twice, so its
+# square too must stay far from the smallest number of the dtype.
+TINY = {torch.float32: 1e-15, torch.float64: 1e-120}
 
 
 def attend(
