@@ -104,14 +104,14 @@ def main() -> None:
     torch.set_num_threads(1)
     path = results_folder() / "benchmarks" / "hybrid.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}    # what is not measured again stays
-    result |= {"device": f"{processor()}, 1 thread", "clock": "processor time of the process"}
     for other in options.against:
         if other == "escnn":
             models, rounds = {"ours": Ours(), "escnn": Escnn()}, options.rounds
         else:
             models = {name: build(EXPERIMENTS[f"rotmnist/{name}"], 0) for name in ("hybrid-c4", "gevit-c4")}
             rounds = max(options.rounds // 5, 1)
-        result[other] = {"torch": torch.__version__, **compared(models, options.batch, rounds)}
+        result[other] = {"device": f"{processor()}, 1 thread", "clock": "processor time of the process",
+                         "torch": torch.__version__, **compared(models, options.batch, rounds)}
     write_atomically(path, lambda file: Path(file).write_text(json.dumps(result, indent=1) + "\n", "utf-8"))
 
 

@@ -274,8 +274,10 @@ torch.manual_seed(0)
 window, pixel, r = 5, (10, 17), 1
 layers = {label: LocalGroupSelfAttention(group, 6, 2, 6, window=window, index=index) for label, index in (
     ("GSA-Nets", gsa_index), ("GE-ViT", gevit_index), ("corrected", cayley_index))}
-shared = layers["corrected"].state_dict()
 lift = LocalGroupSelfAttention(group, 1, 2, 6, window=window, out_channels=6, lifting=True)
+for parameter in (*layers["corrected"].parameters(), *lift.parameters()):
+    torch.nn.init.normal_(parameter, std=0.7)    # large, so that attention is no plain average
+shared = layers["corrected"].state_dict()
 six = digits[0][None]
 six_r = six.rot90(r, (-2, -1))
 weights = {}

@@ -11,6 +11,7 @@ from e2vit import faults, steerability, weaknesses
 from e2vit.actions import rotate
 from e2vit.data import as_float, embedded
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
+from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
 
 ROUNDING = 1e-12
@@ -38,7 +39,7 @@ def test_students_interval_of_a_mean_covers_as_often_as_it_says():
 @pytest.mark.parametrize("rate, count, expected", [(0.5, 10, (0.2366, 0.7634)), (0.0, 20, (0.0, 0.1611)),
                                                    (1.0, 20, (0.8389, 1.0))])
 def test_wilsons_interval_is_that_of_the_tables(rate, count, expected):
-    assert weaknesses.wilson(rate, count) == pytest.approx(expected, abs=1e-4)
+    assert wilson(rate, count) == pytest.approx(expected, abs=1e-4)
 
 
 def test_changes_and_flips_of_logits_written_by_hand():

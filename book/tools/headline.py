@@ -103,6 +103,8 @@ def reach(name: str, label: str, of_name: list[dict[str, Any]], cost: dict[str, 
     known = cost.get("weights", {}).get("checkpoint_sha256") in checkpoints
     change = share(cost["change_trained"]) if known else "–"
     seeds = f"{len(of_name)}&nbsp;seed{'s' * (len(of_name) > 1)}"
+    if epochs := len(of_name[0]["curve"]):
+        seeds += f", {epochs}&nbsp;epochs"
     return f"| {label} | {accuracy(of_name)}, {seeds} | {of_name[0]['parameters']:,} | {change} |"
 
 
@@ -159,7 +161,7 @@ def tables(root: Path = ROOT) -> str:
                    "Accuracy: the mean over seeds ± one standard "
                    "error, or for a single seed Wilson's 95 % interval over the test images. Change: that of a logit, "
                    "at most, over the largest logit, when 32 digits make quarter turns; in float64, with the trained "
-                   "weights."), *reached,
+                   "weights. Rows that differ in their epochs were trained on different terms."), *reached,
         *paragraph(f"**What they cost.** Attention scores of one image. Images per second, forward, all models turn by "
                    f"turn in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
                    f"seed, on the machine named; times on different machines are no comparison."),

@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import binomtest
 from torch import Tensor
 
 from e2vit.actions import rotate
 from e2vit.catalog import EXPERIMENTS
 from e2vit.experiments import RecordError, Run, read_record, results_folder, run, seeds_present
+from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
 
@@ -113,9 +113,9 @@ def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFra
 def _one_view(record: dict[str, Any]) -> dict[str, Any]:
     """The row of the base model that sees every image once, as it is."""
     accuracy, count = record["against_averaging"]["one_view_accuracy"], record["test"]["count"]
-    interval = binomtest(round(accuracy * count), count).proportion_ci(0.95, method="wilson")
-    return {"method": "one_view", "regime": "none", "accuracy": accuracy, "low": float(interval.low),
-            "high": float(interval.high), "seeds": 1, "images": count}
+    low, high = wilson(accuracy, count)
+    return {"method": "one_view", "regime": "none", "accuracy": accuracy, "low": low, "high": high, "seeds": 1,
+            "images": count}
 
 
 def percent_table(frame: pd.DataFrame) -> pd.DataFrame:

@@ -28,6 +28,7 @@ from e2vit.data import Split, as_float
 from e2vit.groups import FiniteGroup
 from e2vit.models import Symmetrized
 from e2vit.models.aggregates import mean_logits
+from e2vit.run_state import check_counts
 from e2vit.training import Diverged, OutOfTime, TrainConfig, Trained, discard_state, train, write_atomically
 
 REGIMES = ("none", "head", "all")
@@ -51,9 +52,7 @@ class FineTuneConfig:
             raise ValueError(f"regime is one of {', '.join(REGIMES)}, not {self.regime!r}")
         if self.epochs < 1 or self.batch_size < 1 or not self.rates:
             raise ValueError("epochs and batch_size start at 1, and at least one learning rate is tried")
-        for field in ("validation_images", "test_images"):
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                raise ValueError(f"{field} starts at 1, got {getattr(self, field)}")
+        check_counts(self)
 
     def with_rate(self, rate: float) -> TrainConfig:
         """What ``train`` is told when every weight may move."""

@@ -16,9 +16,14 @@ def accuracy(
     logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]
 ) -> tuple[float, tuple[float, float]]:
     """The fraction of correct predictions and its 95 % Wilson interval."""
-    correct = int((logits.argmax(-1) == labels).sum())
-    interval = binomtest(correct, len(labels)).proportion_ci(0.95, method="wilson")
-    return correct / len(labels), (float(interval.low), float(interval.high))
+    rate = int((logits.argmax(-1) == labels).sum()) / len(labels)
+    return rate, wilson(rate, len(labels))
+
+
+def wilson(rate: float, count: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of a share of ``count`` images; of the nearest whole number of them."""
+    interval = binomtest(round(rate * count), count).proportion_ci(0.95, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> float:

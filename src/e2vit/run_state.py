@@ -49,11 +49,16 @@ class TrainConfig:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
         if self.updates_per_epoch is not None and self.updates_per_epoch < 1:
             raise ValueError("updates_per_epoch starts at 1")
-        for field in ("validation_images", "test_images"):
-            if getattr(self, field) is not None and getattr(self, field) < 1:
-                raise ValueError(f"{field} starts at 1, got {getattr(self, field)}")
+        check_counts(self)
         if self.epochs < 1 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
             raise ValueError("epochs and batch_size start at 1, and learning_rate lies above 0")
+
+
+def check_counts(config) -> None:
+    """That a configuration looks at one validation and one test image at least, where it says how many."""
+    for field in ("validation_images", "test_images"):
+        if getattr(config, field) is not None and getattr(config, field) < 1:
+            raise ValueError(f"{field} starts at 1, got {getattr(config, field)}")
 
 
 class RunState:

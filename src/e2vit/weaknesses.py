@@ -19,7 +19,7 @@ from torch import Tensor
 from e2vit.ablation import found
 from e2vit.actions import rotate
 from e2vit.experiments import RecordError, Run, results_folder, run
-from e2vit.metrics import mcnemar
+from e2vit.metrics import mcnemar, wilson
 from e2vit.models import GroupAttentionNetConfig
 
 MODELS = {    # what it is called → its experiments, the one trained on all images first
@@ -85,13 +85,6 @@ def flip_rate(logits: Tensor, upright: Tensor) -> tuple[float, float, float]:
     to one image at several angles are no independent witnesses."""
     rate = (logits.argmax(-1) != upright.argmax(-1)).double().mean().item()
     return rate, *wilson(rate, len(upright))
-
-
-def wilson(rate: float, count: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share, which need not be a whole number of the count."""
-    center, spread = rate + z**2 / (2 * count), z * math.sqrt(rate * (1 - rate) / count + z**2 / (4 * count**2))
-    scale = 1 + z**2 / count
-    return max(0.0, (center - spread) / scale), min(1.0, (center + spread) / scale)
 
 
 def mean_interval(values: Collection[float]) -> tuple[float, float, float]:

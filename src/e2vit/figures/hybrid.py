@@ -9,7 +9,7 @@ import pandas as pd
 import seaborn as sns
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 from numpy import ndarray
 
 from e2vit.figures.html import to_json
@@ -88,8 +88,10 @@ def curves(records: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
         axes[1].legend(frameon=False, fontsize=8)
     for ax in axes:
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-        for axis in (ax.yaxis.set_major_formatter, ax.yaxis.set_minor_formatter):
-            axis(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        low, high = ax.get_ylim()
+        plain = FuncFormatter(lambda value, _: f"{value:.3g}")
+        ax.yaxis.set_major_formatter(plain)
+        ax.yaxis.set_minor_formatter(plain if high < 20 * low else NullFormatter())    # else they run into each other
         ax.tick_params(axis="y", which="minor", labelsize=6)
         sns.despine(ax=ax)
     return figure

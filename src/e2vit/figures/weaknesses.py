@@ -28,8 +28,11 @@ def consistency(curves: Mapping[str, tuple[Sequence[float], Float[ndarray, "angl
     for ax, (name, (degrees, values)) in zip(axes.flat, curves.items(), strict=False):
         values = np.maximum(values, FLOOR)
         low, middle, high = np.quantile(values, (0.1, 0.5, 0.9), axis=1)
+        gaps = np.flatnonzero(np.diff(degrees) > 1.5 * np.diff(degrees).min()) + 1    # no line over what was not tried
+        degrees = np.insert(np.asarray(degrees, dtype=float), gaps, np.nan)
+        low, middle, high = (np.insert(line, gaps, np.nan) for line in (low, middle, high))
         ax.fill_between(degrees, low, high, color=COLORS[0], alpha=0.3, linewidth=0)
-        ax.semilogy(degrees, middle, color=COLORS[0], marker=".", markersize=3)
+        ax.semilogy(degrees, middle, color=COLORS[0], marker=".", markersize=4)
         ax.set_title(name, fontsize=9)
         ax.set(xticks=(0, 90, 180, 270, 360), xlim=(-5, 365), ylim=(FLOOR / 2, 3))
         ax.grid(alpha=0.3)
@@ -136,7 +139,8 @@ def memory(sides: Sequence[int], gigabytes: Mapping[str, Float[ndarray, " side"]
     for k, (name, values) in enumerate(gigabytes.items()):
         ax.loglog(sides, values, marker=MARKERS[k], markersize=4, color=COLORS[k], label=name)
     ax.axhline(card, color="black", linestyle="--", linewidth=1)
-    ax.annotate(f"a card with {card:g} GB", (sides[0], card), xytext=(0, 4), textcoords="offset points", fontsize=8)
+    ax.annotate(f"a card with {card:g} GB", (sides[-1], card), xytext=(0, 4), textcoords="offset points", fontsize=8,
+                ha="right")
     ax.set(xlabel="side of the image (pixels)", ylabel="memory of a training step (GB)", xticks=list(sides))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     ax.xaxis.set_minor_formatter(NullFormatter())

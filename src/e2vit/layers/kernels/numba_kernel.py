@@ -95,7 +95,7 @@ def _spread(function, count: int, arguments: tuple, results: list[Tensor]) -> No
     threads = min(torch.get_num_threads(), count)
     work = lambda lo, hi: _kept(function)(*arguments, *results, lo, hi)    # noqa: E731
     bounds = np.linspace(0, count, min(4 * threads, count) + 1 if threads > 1 else 2).astype(int).tolist()
-    pool = _pool(threads, os.getpid())
+    pool = _pool(torch.get_num_threads(), os.getpid())
     for done in [pool.submit(work, lo, hi) for lo, hi in pairwise(bounds)]:
         done.result()
 
