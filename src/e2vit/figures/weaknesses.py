@@ -168,7 +168,7 @@ def selection(curve: Sequence[Mapping[str, float]], frame: pd.DataFrame, gap: fl
     tail = 100 * np.array([[entry["accuracy"], entry["watched"]] for entry in curve])
     low = np.quantile(tail, 0.15)
     axes[0].set(xlabel="epoch", ylabel="accuracy (%)", ylim=(low, tail.max() + 0.25 * (tail.max() - low) + 1e-3))
-    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+    axes[0].legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)    # not on a line
     names = list(dict.fromkeys(frame["network"]))
     for k, name in enumerate(names):
         values = frame.loc[frame["network"] == name, "optimism"].to_numpy()
