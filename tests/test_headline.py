@@ -15,7 +15,7 @@ COSTS = json.loads((results_folder() / "benchmarks" / "throughput.json").read_te
 def record(accuracy=0.98, count=50_000, seconds=90.0, device="Intel(R) Xeon(R) Processor (CPU), 2 threads", sha="a"):
     return {"test": {"accuracy": accuracy, "interval": [accuracy - 0.002, accuracy + 0.001], "count": count},
             "seconds": seconds, "parameters": 12_345, "device": device, "checkpoint_sha256": sha,
-            "data": {"origin": "rebuilt from MNIST"}}
+            "curve": [{"epoch": 1}, {"epoch": 2}], "data": {"origin": "rebuilt from MNIST"}}
 
 
 @pytest.fixture
@@ -75,7 +75,8 @@ def test_a_row_says_what_the_records_and_the_measurement_say():
     cost = {"images_per_second": 750.0, "attention_scores": 38416, "change_trained": 5.6e-16,
             "weights": {"seed": 0, "checkpoint_sha256": "a"}}
     assert headline.reach("x", "Net", [record()], cost) == (
-        "| Net | 98.00 [97.80, 98.10], 1&nbsp;seed | 12,345 | 6·10⁻¹⁶ |")
+        "| Net | 98.00 [97.80, 98.10], 1&nbsp;seed, 2&nbsp;epochs | 12,345 | 6·10⁻¹⁶ |")
+    assert "1&nbsp;seed |" in headline.reach("x", "Net", [record() | {"curve": []}], cost)    # nothing was trained
     assert headline.price("x", "Net", [record()], cost) == "| Net | 38,416 | 750 | 90 s, Intel Xeon, 2 threads |"
     two = [record(), record(device="NVIDIA H200", seconds=30.0)]
     assert headline.price("x", "Net", two, cost).endswith("| 90 s, Intel Xeon, 2 threads; 30 s, NVIDIA H200 |")
