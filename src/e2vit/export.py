@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from e2vit.experiments import Experiment, run
+from e2vit.layers.local_attention import LocalGroupSelfAttention
 
 OPSET = 18    # new enough for the exporter, old enough for ONNX Runtime Web
 
@@ -32,8 +33,8 @@ def export(model: nn.Module, images: Tensor, path: Path, tolerance: float = 1e-5
     if len(images) < 2:
         raise ValueError(f"an export needs at least 2 example images, got {len(images)}")
     onnx = _packages()[0]
-    model = copy.deepcopy(model).cpu().float().eval()
     images = images.detach().cpu().float()
+    model = _exportable(model, images)
     try:
         with torch.no_grad():
             program = torch.onnx.export(
@@ -62,6 +63,20 @@ def export_run(experiment: Experiment, path: Path, seed: int = 0, results: Path 
     config = model.config
     size = getattr(config, "in_channels", getattr(config, "channels", 1)), config.image_size, config.image_size
     return export(model, torch.rand(2, *size, generator=torch.Generator().manual_seed(0)), path)
+
+
+@torch.no_grad()
+def _exportable(model: nn.Module, images: Tensor) -> nn.Module:
+    """A copy for tracing: group attention by the formula written out, without kernels and without a branch on values.
+
+    It has seen the images once, so that what a model caches, such as the offsets of a window, is no part of the trace.
+    """
+    model = copy.deepcopy(model).cpu().float().eval()
+    for module in model.modules():
+        if isinstance(module, LocalGroupSelfAttention):
+            module.backend = "naive"
+    model(images)
+    return model
 
 
 def _packages() -> tuple[ModuleType, ...]:
