@@ -14,7 +14,7 @@ FLOORS = [
     {"sources"},
     {"data"},
     {"metrics"},
-    {"run_state", "training", "sequences", "fine_tuning"},
+    {"optimizer", "run_state", "training", "sequences", "fine_tuning"},
     {"entry", "catalog"},
     {"records"},
     {"experiments", "comparison", "ablation", "weaknesses"},

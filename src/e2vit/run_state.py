@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2vit import metrics
 from e2vit.data import Split
+from e2vit.optimizer import OPTIMIZERS, make_optimizer
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class TrainConfig:
     schedule: str = "cosine"        # to zero; or "constant", as the released networks have it
     warmup_epochs: float = 3        # the rate rises linearly
     weight_decay: float = 0.05
-    optimizer: str = "adamw"        # "adam" couples the decay to the gradient, as the released networks do
+    optimizer: str = "adamw"        # see ``optimizer.py``: "adamw", "adam" as the released networks have it, or "muon"
     augment: str = "rotation"       # by any angle, bilinear; "dihedral": the 8 exact ones and a rotation; or "none"
     label_smoothing: float = 0.0
     clip: float | None = 1.0        # largest norm of the gradient
@@ -43,7 +44,7 @@ class TrainConfig:
     test_images: int | None = None
 
     def __post_init__(self):
-        for field, allowed in (("schedule", ("cosine", "constant")), ("optimizer", ("adamw", "adam")),
+        for field, allowed in (("schedule", ("cosine", "constant")), ("optimizer", OPTIMIZERS),
                                ("augment", ("rotation", "dihedral", "none")), ("keep", ("best", "last"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
@@ -66,14 +67,9 @@ class RunState:
 
     def __init__(self, model: nn.Module, config: TrainConfig, accelerator: Accelerator):
         self.config, self.accelerator, self.plain = config, accelerator, model
-        make = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
         model.to(accelerator.device)
         self.trained = [p for p in model.parameters() if p.requires_grad]
-        decayed = [p for p in self.trained if p.ndim > 1]    # biases, norms and single numbers are left alone
-        others = [p for p in self.trained if p.ndim <= 1]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0 if config.optimizer == "adamw"
-                                        else config.weight_decay}]
-        optimizer = make([g for g in groups if g["params"]], lr=config.learning_rate, weight_decay=config.weight_decay)
+        optimizer = make_optimizer(config.optimizer, model, config.learning_rate, config.weight_decay)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         average_fn = get_ema_multi_avg_fn(config.average) if config.average else None
         self.average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True) if config.average else None

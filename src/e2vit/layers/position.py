@@ -118,16 +118,21 @@ class SinusoidalPosition(nn.Module):
 
     def __init__(self, channels: int, height: int, width: int):
         super().__init__()
-        if channels % 4:
-            raise ValueError(f"sines and cosines of two axes need a multiple of 4 channels, not {channels}")
-        frequencies = 10_000 ** (-torch.arange(channels // 4) / (channels // 4))
-        rows, columns = (torch.arange(n)[:, None] * frequencies for n in (height, width))
-        rows, columns = (torch.cat([phase.sin(), phase.cos()], -1).T for phase in (rows, columns))
-        table = torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
+        table = plane_waves(channels, height, width, 10_000)
         self.register_buffer("table", table, persistent=False)
 
     def forward(self, x: Float[Tensor, "batch channel *pose height width"]) -> Float[Tensor, "batch channel *pose h w"]:
         return x + _add_pose_axis(_fitting(self.table, x), x)
+
+
+def plane_waves(channels: int, height: int, width: int, slowest: float = 10) -> Float[Tensor, "channel height width"]:
+    """Sines and cosines of the row, then of the column; wavelengths from 2π up to almost ``slowest``·2π pixels."""
+    if channels % 4:
+        raise ValueError(f"sines and cosines of two axes need a multiple of 4 channels, not {channels}")
+    frequencies = slowest ** (-torch.arange(channels // 4) / (channels // 4))
+    rows, columns = (torch.arange(n)[:, None] * frequencies for n in (height, width))
+    rows, columns = (torch.cat([phase.sin(), phase.cos()], -1).T for phase in (rows, columns))
+    return torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
 
 
 def _fitting(table: Float[Tensor, "channel height width"], x: Tensor) -> Tensor:

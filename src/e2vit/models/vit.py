@@ -7,11 +7,12 @@ the work. ``features`` and ``head`` are apart, so that a symmetrized model can c
 from dataclasses import dataclass, replace
 
 import torch
-from einops import rearrange
+from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.layers.block import Block
+from e2vit.layers.position import plane_waves
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class ViTConfig:
     expansion: int = 2      # hidden features of the MLP, in widths
     dropout: float = 0.0
     readout: str = "mean"   # "mean" over tokens, or "class_token"
+    initial_position: str = "normal"    # learned positions begin at random, or "sinusoidal": near ones begin alike
+    token_dropout: float = 0.0          # share of the patches of an image that a training step does not see
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -34,6 +37,10 @@ class ViTConfig:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.readout not in ("mean", "class_token"):
             raise ValueError(f"readout is 'mean' or 'class_token', not {self.readout!r}")
+        if self.initial_position not in ("normal", "sinusoidal"):
+            raise ValueError(f"initial_position is 'normal' or 'sinusoidal', not {self.initial_position!r}")
+        if not 0 <= self.token_dropout < 1:
+            raise ValueError(f"token_dropout is at least 0 and below 1, got {self.token_dropout}")
 
     def tiny(self) -> "ViTConfig":
         """The same shape, small enough for a moment of training."""
@@ -54,6 +61,9 @@ class ViT(nn.Module):
         self.embed = nn.Conv2d(config.channels, config.width, config.patch_size, stride=config.patch_size)
         tokens = config.side**2 + (config.readout == "class_token")
         self.position = nn.Parameter(torch.randn(1, tokens, config.width) * 0.02)
+        if config.initial_position == "sinusoidal":
+            table = rearrange(plane_waves(config.width, config.side, config.side), "d row column -> (row column) d")
+            self.position.data[0, -len(table) :] = table
         if config.readout == "class_token":
             self.class_token = nn.Parameter(torch.zeros(1, 1, config.width))
         self.blocks = nn.ModuleList(
@@ -73,8 +83,18 @@ class ViT(nn.Module):
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
         return x + self.position
 
+    def _seen(self, x: Float[Tensor, "batch token d"]) -> Float[Tensor, "batch kept d"]:
+        """A part of the tokens, drawn anew for each image (Liu et al., 2022); the class token always stays."""
+        extra = x.shape[1] - self.config.side**2
+        drawn = torch.rand(x.shape[0], self.config.side**2, device=x.device).argsort(1)
+        kept = drawn[:, : max(1, round((1 - self.config.token_dropout) * drawn.shape[1]))] + extra
+        patches = x.gather(1, repeat(kept, "batch token -> batch token d", d=x.shape[-1]))
+        return torch.cat([x[:, :extra], patches], 1)
+
     def features(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch d"]:
         x = self.tokens(images)
+        if self.training and self.config.token_dropout:
+            x = self._seen(x)
         for block in self.blocks:
             x = block(x)
         x = self.norm(x)
