@@ -19,7 +19,7 @@ READY := $(VENV)/ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts test soak reproduce headline serve pdf links clean
+.PHONY: book notebooks pages scripts models test soak reproduce headline serve pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -29,7 +29,7 @@ $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
 	@$(BIN)/python -m pip install --quiet -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	@touch $@
 
-book: $(READY) scripts
+book: $(READY) scripts models
 	@$(BIN)/python book/tools/execute.py
 	@$(MAKE) --no-print-directory pages
 	@echo "the book is there: open _build/html/index.html, or type make serve"
@@ -40,11 +40,15 @@ notebooks: $(READY)
 scripts: $(READY)
 	@$(BIN)/python book/tools/vendor.py
 
+# The networks of the live page, exported from their checkpoints.
+models: $(READY) scripts
+	@$(BIN)/python book/tools/live.py
+
 # --all: an incremental build would forget the warnings of pages that did not change.
 pages: $(READY)
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
-test: $(READY) scripts
+test: $(READY) scripts models
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake -m "not soak" tests notebooks
 
 soak: $(READY)

@@ -14,6 +14,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import vendor  # noqa: E402
 
 MATHJAX = "vendor/mathjax/es5/tex-mml-chtml.js"
+LIVE = "book/live"
+RUNTIME = "onnxruntime-web"
 WIDGETS = {
     "require-base.js": {},
     "vendor/requirejs/require.js": {},
@@ -27,6 +29,16 @@ def use_vendored(app, config):
         config.nb_ipywidgets_js = WIDGETS
     else:
         logging.getLogger(__name__).info("scripts are not vendored: pages take them from public networks (CDN)")
+
+
+def add_live_scripts(app, pagename, templatename, context, doctree):
+    """The live page alone runs networks; its script is told where their runtime is, as seen from its own folder."""
+    if pagename == LIVE:
+        afar = f"https://cdn.jsdelivr.net/npm/{RUNTIME}@{vendor.PACKAGES[RUNTIME]['version']}/dist/"
+        runtime = f"../vendor/{RUNTIME}/dist/" if vendor.is_vendored() else afar
+        app.add_css_file("live/live.css")
+        app.add_js_file("live/turn.js", defer="defer")
+        app.add_js_file("live/live.js", defer="defer", **{"data-runtime": runtime})
 
 
 def link_pdf(app, pagename, templatename, context, doctree):
@@ -47,5 +59,6 @@ def _is_thebe(script) -> bool:
 def setup(app):
     app.connect("config-inited", use_vendored, priority=400)
     app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", add_live_scripts)
     app.connect("html-page-context", link_pdf, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
