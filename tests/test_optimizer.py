@@ -1,0 +1,90 @@
+"""The optimizers by name: what each decays, that two joined ones are as good as two, and how they are resumed."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from e2vit.models import ViT, ViTConfig
+from e2vit.optimizer import Joined, make_optimizer
+
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason=f"torch {torch.__version__} has no Muon")
+CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
+
+
+def stepped(model: nn.Module, optimizers: list, steps: int, first: int = 0) -> list[torch.Tensor]:
+    """The parameters after some steps of training on drawn images."""
+    for step in range(first, first + steps):
+        generator = torch.Generator().manual_seed(step)
+        images, labels = torch.rand(7, 2, 12, 12, generator=generator), torch.randint(5, (7,), generator=generator)
+        nn.functional.cross_entropy(model(images), labels).backward()
+        for optimizer in optimizers:
+            optimizer.step()
+        model.zero_grad()
+    return [p.detach().clone() for p in model.parameters()]
+
+
+@pytest.fixture
+def model() -> ViT:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ViT(CONFIG)
+
+
+@pytest.mark.parametrize(("name", "decay"), [("adamw", 0.0), ("muon", 0.0), ("adam", 0.3)])
+def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, decay):
+    if name == "muon" and not hasattr(torch.optim, "Muon"):
+        pytest.skip(f"torch {torch.__version__} has no Muon")
+    for group in make_optimizer(name, model, 1e-3, 0.3).param_groups:
+        vectors = [p for p in group["params"] if p.ndim <= 1]
+        assert len(vectors) in (0, len(group["params"]))
+        assert group["weight_decay"] == (decay if vectors else 0.3)
+
+
+@needs_muon
+def test_muon_takes_the_matrices_between_the_layers_and_every_parameter_has_one_optimizer(model):
+    optimizer = make_optimizer("muon", model, 1e-3, 0.1)
+    assert isinstance(optimizer, Joined)
+    of_muon = {id(p) for group in optimizer.parts[1].param_groups for p in group["params"]}
+    expected = {id(p) for key, p in model.named_parameters() if key.startswith("blocks") and p.ndim == 2}
+    assert of_muon == expected
+    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+
+
+@needs_muon
+def test_two_joined_optimizers_do_what_they_do_apart(model):
+    twin = copy.deepcopy(model)
+    joined = make_optimizer("muon", model, 1e-2, 0.1)
+    of_twin = make_optimizer("muon", twin, 1e-2, 0.1)
+    for left, right in zip(stepped(model, [joined], 3), stepped(twin, list(of_twin.parts), 3), strict=True):
+        assert torch.equal(left, right)
+
+
+@needs_muon
+def test_the_learning_rate_of_the_joined_one_is_that_of_its_parts(model):
+    before = [p.clone() for p in model.parameters()]
+    optimizer = make_optimizer("muon", model, 1e-2, 0.1)
+    for group in optimizer.param_groups:
+        group["lr"] = 0.0
+    assert all(torch.equal(left, right) for left, right in zip(before, stepped(model, [optimizer], 1), strict=True))
+
+
+@needs_muon
+@pytest.mark.parametrize("keeps_state", [True, False])
+def test_a_joined_optimizer_continues_from_its_saved_state_and_not_without_it(model, keeps_state):
+    optimizer = make_optimizer("muon", model, 1e-2, 0.1)
+    stepped(model, [optimizer], 2)
+    twin = copy.deepcopy(model)
+    resumed = make_optimizer("muon", twin, 1e-2, 0.1)
+    if keeps_state:
+        resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    after = zip(stepped(model, [optimizer], 2, 2), stepped(twin, [resumed], 2, 2), strict=True)
+    assert all(torch.equal(left, right) for left, right in after) == keeps_state
+
+
+def test_an_old_torch_is_told_what_muon_needs(model, monkeypatch):
+    monkeypatch.delattr(torch.optim, "Muon", raising=False)
+    with pytest.raises(ValueError, match="muon needs torch 2.9 or newer, this is"):
+        make_optimizer("muon", model, 1e-3, 0.1)
