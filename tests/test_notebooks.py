@@ -151,8 +151,7 @@ HBox([a, b])
 '''
 
 
-@pytest.fixture
-def checkout(tmp_path) -> Path:
+def small_checkout(tmp_path: Path) -> Path:
     """A checkout with one small notebook, a record and the tools."""
     for folder in ("notebooks", "data/results", "book"):
         (tmp_path / folder).mkdir(parents=True)
@@ -161,6 +160,11 @@ def checkout(tmp_path) -> Path:
     (tmp_path / "notebooks" / "01_small.py").write_text(SMALL)
     (tmp_path / "data" / "results" / "x.json").write_text('{"a": 1}')
     return tmp_path
+
+
+@pytest.fixture
+def checkout(tmp_path) -> Path:
+    return small_checkout(tmp_path)
 
 
 def run(checkout: Path, *options: str) -> subprocess.CompletedProcess:

@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 
 import jupytext
 import nbformat
@@ -100,9 +101,20 @@ def _device() -> str:
 
 
 def _write(path: Path, text: str) -> None:
+    """The file is the old or the new one, whole, at every moment; what a killed call left beside it is removed."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _log() -> dict[str, dict]:
+    return json.loads(LOG.read_text(encoding="utf-8")) if LOG.exists() else {}
 
 
 def _refresh_colab_cells() -> None:
@@ -129,13 +141,16 @@ def main() -> int:
         print(f"no notebook is called {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
         return 1
     reasons = stale()
+    if not options.check:
+        for half in FOLDER.glob(".*.tmp"):    # of a call that was killed
+            half.unlink()
     if options.check:
         for name, reason in reasons.items():
             print(f"notebooks/{name}: {reason}; {MEND}", file=sys.stderr)
         return 1 if reasons else 0
     wanted = options.names or list(known if options.all else reasons)
-    entries: dict[str, dict] = {}
     failed = 0
+    lock = Lock()
 
     def attempt(name: str) -> None:
         nonlocal failed
@@ -146,19 +161,18 @@ def main() -> int:
             failed = 1
             print(f"notebooks/{name} did not run to its end; the page keeps its old form:\n{reason}", file=sys.stderr)
             return
-        _write(known[name].with_suffix(".ipynb"), text)
-        entries[name] = entry
+        with lock:    # at once, so that a call that is killed later has kept both
+            _write(known[name].with_suffix(".ipynb"), text)
+            log = {**_log(), name: entry}
+            _write(LOG, json.dumps({name: log[name] for name in sorted(log) if name in known}, indent=1,
+                                   ensure_ascii=False) + "\n")
         images = ", ".join(f"{data} {origin}" for data, origin in entry["data"].items())
         print(f"notebooks/{name}: {entry['seconds']:.0f} s{images and f'; {images}'}", flush=True)
 
     with ThreadPoolExecutor(1 if options.mode == "train" else min(2, os.cpu_count() or 1)) as pool:
         list(pool.map(attempt, wanted))
-    log = json.loads(LOG.read_text(encoding="utf-8")) if LOG.exists() else {}
-    log |= entries
-    if entries:
-        log = {name: log[name] for name in sorted(log) if name in known}
-        _write(LOG, json.dumps(log, indent=1, ensure_ascii=False) + "\n")
     _refresh_colab_cells()
+    log = _log()
     older = [name for name in known if name in log and log[name]["library"] != library()]
     if older:
         print(f"the library changed since these were executed: {', '.join(older)}; make notebooks executes all again")

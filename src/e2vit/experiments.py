@@ -7,6 +7,7 @@ import dataclasses
 import difflib
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,8 +25,9 @@ from e2vit.catalog import EXPERIMENTS, Experiment, build
 from e2vit.data import Splits, all_training, embedded, in_shape_of, load, subset
 from e2vit.fine_tuning import FineTuneConfig
 from e2vit.models import Symmetrized
-from e2vit.records import RecordError, configuration_hash, results_folder
-from e2vit.training import discard_state, make_accelerator, train
+from e2vit.records import RecordError, results_folder
+from e2vit.sources import first_line
+from e2vit.training import discard_state, make_accelerator, sweep, train
 
 MODES = ("quick", "report", "train")
 
@@ -51,10 +53,10 @@ def default_mode() -> str:
 
 def find(name: str) -> Experiment:
     """The experiment of that name. Error: KeyError with the nearest names."""
-    if name not in EXPERIMENTS:
-        near = difflib.get_close_matches(name, EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3]
+    if str(name) not in EXPERIMENTS:    # whatever a notebook's parameter may be
+        near = difflib.get_close_matches(str(name), EXPERIMENTS, n=3, cutoff=0.4) or list(EXPERIMENTS)[:3]
         raise KeyError(f"no experiment is called {name!r}; did you mean {' or '.join(near)}?")
-    return EXPERIMENTS[name]
+    return EXPERIMENTS[str(name)]
 
 
 def run(
@@ -73,12 +75,16 @@ def run(
     results: the folder of the records; data/results of the checkout when left out.
     Error: RecordError when a record is missing, stale or altered; Claimed when another worker has the run.
     """
-    experiment = find(name) if isinstance(name, str) else name
+    experiment = name if isinstance(name, Experiment) else find(name)
     _checked_mode(mode)
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"a seed is a whole number from 0 on, not {seed!r}")
     if mode == "quick":
         return _quick(experiment, seed)
     folder = (results or results_folder()) / experiment.name
     if mode == "report" or (folder / f"seed{seed}.json").exists():
+        if mode == "train":
+            tidy(experiment, seed, results)
         return _read(experiment, seed, folder)
     return _train(experiment, seed, folder, deadline, progress)
 
@@ -86,12 +92,20 @@ def run(
 def seeds_present(name: str, results: Path | None = None) -> list[int]:
     """The seeds of an experiment that have a record."""
     folder = (results or results_folder()) / find(name).name
-    return sorted(int(path.stem[4:]) for path in folder.glob("seed*.json") if path.stem[4:].isdigit())
+    return sorted(int(path.stem[4:]) for path in folder.glob("seed*.json") if path.stem[4:].isdecimal())
 
 
 def read_record(name: str, seed: int = 0, results: Path | None = None) -> dict[str, Any]:
     """A record without its model. Error: RecordError when it is missing, stale or altered."""
     return records.read(find(name), seed, results)
+
+
+def tidy(experiment: Experiment, seed: int, results: Path | None = None) -> None:
+    """Removes what a run still had beside its record when it was killed. Nothing, while anybody is at the run."""
+    folder = (results or results_folder()) / experiment.name
+    if (folder / f"seed{seed}.json").exists() and records.leftovers(experiment, seed, folder):
+        with suppress(OSError, Timeout), FileLock(folder / f"seed{seed}.claim", timeout=0):
+            _discard(experiment, seed, folder)
 
 
 def status(results: Path | None = None) -> list[dict[str, Any]]:
@@ -121,7 +135,11 @@ def _train(experiment: Experiment, seed: int, folder: Path, deadline: float, pro
     lock = FileLock(folder / f"seed{seed}.claim", timeout=0)
     try:
         _claim(lock, accelerator, f"{experiment.name}, seed {seed}")
-        state = folder / f"seed{seed}.{configuration_hash(experiment)[:12]}.partial.safetensors"
+        if any(gather_object([(folder / f"seed{seed}.json").exists()])):    # done by who had the claim until now
+            return _read(experiment, seed, folder)
+        if accelerator.is_main_process:
+            sweep(folder, f"seed{seed}.")
+        state = records.state_path(experiment, seed, folder)
         base = _base(experiment, seed, folder)
         model = build_on(base, experiment, seed)
         training = _training_splits(experiment, splits, base.record["seed"] if base else seed)
@@ -131,14 +149,20 @@ def _train(experiment: Experiment, seed: int, folder: Path, deadline: float, pro
                          watch=training.test if experiment.watch_test else None)
         if accelerator.is_main_process:
             record = records.measure(experiment, seed, splits, training, model, trained, accelerator, base)
-            records.write(folder, seed, record, model, base.model if base else None)
-            discard_state(state)
-            if isinstance(experiment.training, FineTuneConfig):
-                fine_tuning.discard_states(state, experiment.training)
+            records.write(folder, seed, record, model, base and base.model)
+            _discard(experiment, seed, folder)
         accelerator.wait_for_everyone()
         return _read(experiment, seed, folder)
     finally:
         lock.release()
+
+
+def _discard(experiment: Experiment, seed: int, folder: Path) -> None:
+    """Removes what belongs to a run that has its record, for who holds the claim on it."""
+    discard_state(state := records.state_path(experiment, seed, folder))
+    if isinstance(experiment.training, FineTuneConfig):
+        fine_tuning.discard_states(state, experiment.training)
+    sweep(folder, f"seed{seed}.")
 
 
 def _claim(lock: FileLock, accelerator: Accelerator, what: str) -> None:
@@ -194,8 +218,7 @@ def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
         model = build_on(base, experiment, seed)
         model.load_state_dict({**(model.state_dict() if base else {}), **load_file(checkpoint)})
     except (OSError, SafetensorError, RuntimeError) as reason:
-        first = str(reason).splitlines()[0]
-        raise RecordError(f"{checkpoint} is no checkpoint of {experiment.name}: {first}") from None
+        raise RecordError(f"{checkpoint} is no checkpoint of {experiment.name}: {first_line(reason)}") from None
     return Run(record, model.eval())
 
 

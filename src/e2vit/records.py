@@ -61,6 +61,8 @@ def read(experiment: Experiment, seed: int, results: Path | None = None) -> dict
         raise RecordError(f"{path} is no record: {', '.join(missing)} missing or of another type")
     if record.get("digest") != _digest(record):
         raise RecordError(f"{path} was altered after it was written: its digest does not match")
+    if (record["seed"], record.get("experiment")) != (seed, experiment.name):
+        raise RecordError(f"{path} is the record of {record.get('experiment')}, seed {record['seed']}")
     if names := changed(record["configuration"], experiment, DECISIVE):
         raise RecordError(f"{path} is stale: {', '.join(names)} differ from {experiment.name} as it is now; "
                           "delete it to run anew")
@@ -75,6 +77,16 @@ def configuration(experiment: Experiment) -> dict[str, Any]:
 
 def configuration_hash(experiment: Experiment) -> str:
     return hashlib.sha256(json.dumps(configuration(experiment), sort_keys=True).encode()).hexdigest()
+
+
+def state_path(experiment: Experiment, seed: int, folder: Path) -> Path:
+    """Where an unfinished run keeps its state; a changed configuration doesn't find the state of an older one."""
+    return folder / f"seed{seed}.{configuration_hash(experiment)[:12]}.partial.safetensors"
+
+
+def leftovers(experiment: Experiment, seed: int, folder: Path) -> list[Path]:
+    """The states of a run, and what killed processes left of its files."""
+    return [*folder.glob(f"{state_path(experiment, seed, folder).stem}.*"), *folder.glob(f".seed{seed}.*.tmp")]
 
 
 def changed(old: dict[str, Any], now: Any, keys: tuple[str, ...] | None = None, prefix: str = "") -> list[str]:

@@ -1,9 +1,10 @@
 """What a training run must keep from one epoch to the next, and how it survives being killed.
 
 The state is one safetensors file, written beside its place and renamed into it. The one before stays until the run has
-ended, so that a damaged file costs one epoch.
+ended, so that a damaged file costs one epoch. Its checksum stands in its header: one turned bit is damage, too.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -14,14 +15,15 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError
+from safetensors.torch import load, save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2vit import metrics
 from e2vit.data import Split
 from e2vit.optimizer import OPTIMIZERS, make_optimizer
+from e2vit.sources import first_line
 
 
 @dataclass(frozen=True)
@@ -111,49 +113,98 @@ class RunState:
     def save(self, path: Path) -> None:
         """One file, written beside its place and renamed into it: there whole, or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        meta = {"epoch": self.epoch, "chosen": self.chosen, "seconds": self.seconds, "curve": self.curve}
+        run = json.dumps({"epoch": self.epoch, "chosen": self.chosen, "seconds": self.seconds, "curve": self.curve})
+        tensors = self._tensors()
         fresh = path.with_suffix(".fresh")
-        write_atomically(fresh, lambda file: save_file(self._tensors(), file, {"run": json.dumps(meta)}))
+        write_atomically(fresh, lambda file: save_file(tensors, file, {"run": run, "sha256": _checksum(run, tensors)}))
         if path.exists():
             os.replace(path, path.with_suffix(".previous"))    # what to continue from should the newest be damaged
         os.replace(fresh, path)
 
     def restore(self, path: Path) -> None:
-        """Continues from a saved state. Error: DamagedState; the file is set aside under another name then."""
+        """Continues from a saved state.
+
+        Error: DamagedState, when the file holds no state of this run; it is set aside under another name then.
+        OSError, when the file can't be read now: that may pass, so the file stays where it is.
+        """
         try:
-            with safe_open(path, "pt") as file:
-                meta = json.loads(file.metadata()["run"])
-                tensors = {key: file.get_tensor(key) for key in file.keys()}
-            parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "optimizer": {}}
-            for key, value in tensors.items():
-                part, name = key.split("/", 1)
-                parts[part][name] = value
-            self.accelerator.unwrap_model(self.model).load_state_dict(parts["model"])
-            if self.average is not None:
-                self.average.load_state_dict(parts["average"])
-            optimizer = self.optimizer.state_dict()
-            state: dict[int, dict[str, Tensor]] = {}
-            for name, value in parts["optimizer"].items():
-                index, key = name.split("/")
-                state.setdefault(int(index), {})[key] = value
-            self.optimizer.load_state_dict({"state": state, "param_groups": optimizer["param_groups"]})
-            self.best = {k: v.to(self.accelerator.device) for k, v in parts["best"].items()}
-            self.epoch, self.chosen = int(meta["epoch"]), int(meta["chosen"])
-            self.seconds, self.curve = float(meta["seconds"]), list(meta["curve"])
-        except (SafetensorError, RuntimeError, KeyError, TypeError, ValueError, OSError) as reason:
+            data = path.read_bytes()
+        except OSError as reason:
+            raise OSError(reason.errno, f"{reason.strerror or reason}; it is kept, and the same command tries again",
+                          str(path)) from None
+        try:
+            meta, parts = self._understood(data)
+        except (SafetensorError, LookupError, TypeError, ValueError, AttributeError, RecursionError) as reason:
             aside = path.with_suffix(".damaged")
-            os.replace(path, aside)
-            raise DamagedState(f"{path} is no state of this run ({str(reason).splitlines()[0]}); it was set aside as "
+            self.accelerator.wait_for_everyone()    # every process has seen it before it is moved
+            if self.accelerator.is_main_process:
+                os.replace(path, aside)
+            raise DamagedState(f"{path} is no state of this run ({first_line(reason)}); it was set aside as "
                                f"{aside.name}") from None
+        # Whatever fails from here on, such as a device without room, is no fault of the file.
+        self.accelerator.unwrap_model(self.model).load_state_dict(parts["model"])
+        if self.average is not None:
+            self.average.load_state_dict(parts["average"])
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": _by_parameter(parts["optimizer"]), "param_groups": groups})
+        self.best = {k: v.to(self.accelerator.device) for k, v in parts["best"].items()}
+        self.epoch, self.chosen = meta["epoch"], meta["chosen"]
+        self.seconds, self.curve = float(meta["seconds"]), list(meta["curve"])
+
+    def _understood(self, data: bytes) -> tuple[dict, dict[str, dict[str, Tensor]]]:
+        """The parts of a saved state, each known to fit this run. Error: ValueError and its like, when one doesn't."""
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
+        if "sha256" in header and header["sha256"] != _checksum(header["run"], tensors):    # older states have none
+            raise ValueError("its checksum does not match")
+        meta = json.loads(header["run"])
+        if not (1 <= meta["chosen"] <= meta["epoch"] == len(meta["curve"]) and meta["seconds"] >= 0):
+            raise ValueError("its epochs do not agree")
+        parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "optimizer": {}}
+        for key, value in tensors.items():
+            part, name = key.split("/", 1)
+            parts[part][name] = value
+        _check_shapes("model", parts["model"], self.accelerator.unwrap_model(self.model).state_dict())
+        _check_shapes("best", parts["best"], self.evaluated().state_dict())
+        if self.average is not None:
+            _check_shapes("average", parts["average"], self.average.state_dict())
+        order = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))
+        for index, state in _by_parameter(parts["optimizer"]).items():
+            shape = order[index].shape
+            for key, value in state.items():
+                if value.ndim and value.shape != shape:
+                    raise ValueError(f"optimizer/{index}/{key} has shape {tuple(value.shape)}")
+        return meta, parts
+
+
+def _by_parameter(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/")
+        state.setdefault(int(index), {})[key] = value
+    return state
+
+
+def _check_shapes(part: str, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    if wrong := sorted(k for k in found.keys() | expected.keys()
+                       if k not in found or k not in expected or found[k].shape != expected[k].shape):
+        raise ValueError(f"{part}/{wrong[0]} is missing, unknown or of another shape")
+
+
+def _checksum(run: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(run.encode())
+    for key in sorted(tensors):
+        digest.update(f"\0{key}\0{tensors[key].dtype}\0{list(tensors[key].shape)}\0".encode())
+        digest.update(tensors[key].reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 class DamagedState(RuntimeError):
     """A saved state that can't be continued from."""
 
 
-def restored(run: RunState, path: Path, afresh: Callable[[], RunState]) -> RunState:
+def restored(run: RunState, path: Path) -> RunState:
     """The run continued from its newest state, else from the one before, else begun afresh; damage is warned of."""
-    initial = {k: v.clone() for k, v in run.plain.state_dict().items()}
     for candidate in (path, path.with_suffix(".previous")):
         if candidate.exists():
             try:
@@ -161,24 +212,36 @@ def restored(run: RunState, path: Path, afresh: Callable[[], RunState]) -> RunSt
                 break
             except DamagedState as reason:
                 warnings.warn(str(reason), stacklevel=3)
-                run.plain.load_state_dict(initial)    # nothing of a half-read state stays
-                run = afresh()
     return run
 
 
 def discard_state(path: Path) -> None:
-    """Removes the state of a finished run, and the one before it."""
-    for file in (path, path.with_suffix(".previous")):
-        file.unlink(missing_ok=True)
+    """Removes the state of a finished run, the one before it, and what a kill or damage left beside them."""
+    for ending in (path.suffix, ".previous", ".fresh", ".damaged"):
+        path.with_suffix(ending).unlink(missing_ok=True)
 
 
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Calls ``write`` with the name of a temporary file in the same folder, then renames it to the path."""
+    """Calls ``write`` with the name of a temporary file in the same folder, then renames it to the path.
+
+    Error: OSError, also where safetensors has an error of its own for a full disk.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(str(temporary))
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
+    except SafetensorError as reason:
+        raise OSError(f"{path} can't be written: {reason}") from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path, prefix: str) -> None:
+    """Removes the temporary files that killed processes left of the files whose name begins so.
+
+    Only for who holds the claim on these files: somebody at work has such files, too.
+    """
+    for file in folder.glob(f".{prefix}*.tmp"):
+        file.unlink(missing_ok=True)

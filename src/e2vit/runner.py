@@ -18,12 +18,14 @@ from pathlib import Path
 
 import torch
 from accelerate import PartialState
+from safetensors import SafetensorError
 
 from e2vit.data import DataError
-from e2vit.experiments import Claimed, Experiment, RecordError, find, run, seeds_present
+from e2vit.experiments import Claimed, Experiment, RecordError, find, run, seeds_present, tidy
 from e2vit.training import DamagedState, Diverged, OutOfTime
 
 FAILURES = (DataError, RecordError, DamagedState, Diverged, ValueError, OSError,
+            SafetensorError,                # a damaged file beside the records, such as one of kept features
             torch.cuda.OutOfMemoryError)    # the next run may be smaller
 GRACE = 60    # seconds that a child is given, after its budget, to stop by itself
 
@@ -74,6 +76,7 @@ def work(todo: list[Task], results: Path | None = None, budget_seconds: float = 
                 moved, left = False, []
                 for task in pending:
                     if missing and task.present(results):
+                        tidy(task.experiment, task.seed, results)
                         continue
                     if missing and task.waits(results):
                         left.append(task)

@@ -86,7 +86,7 @@ def read_rotmnist_archive(
                     raise DataError(f"{member} in {archive} has shape {table.shape}, expected ({count}, 785)")
                 tables.append(table)
     except UNREADABLE as reason:
-        raise DataError(f"{archive} can't be read as the rotated MNIST archive: {_first_line(reason)}") from None
+        raise DataError(f"{archive} can't be read as the rotated MNIST archive: {first_line(reason)}") from None
     table = np.concatenate(tables)
     pixels, labels = table[:, :-1], table[:, -1]
     if not (np.isfinite(table).all() and pixels.min() >= 0 and pixels.max() <= 1 and np.isin(labels, range(10)).all()):
@@ -145,7 +145,7 @@ def pcam(root: Path) -> tuple[Labeled, Labeled, Labeled]:
         try:
             found = PCAM(str(root), split=part, download="E2VIT_OFFLINE" not in os.environ)
         except (RuntimeError, OSError, ImportError) as reason:
-            raise Unavailable(f"PatchCamelyon is not in {root} and can't be fetched ({_first_line(reason)})") from None
+            raise Unavailable(f"PatchCamelyon is not in {root} and can't be fetched ({first_line(reason)})") from None
         arrays = []
         for key in ("images", "targets"):
             name, dataset = found._FILES[part][key][0], {"images": "x", "targets": "y"}[key]
@@ -180,9 +180,9 @@ def _fetch(target: Path, download: Callable[[Path], None]) -> None:
                 shutil.rmtree(target)
             os.replace(fetched, target)
     except OSError as reason:    # URLError, a read-only or full folder
-        raise Unavailable(f"{target.name} can't be fetched into {target.parent} ({_first_line(reason)})") from None
+        raise Unavailable(f"{target.name} can't be fetched into {target.parent} ({first_line(reason)})") from None
     except RuntimeError as reason:    # torchvision's word for a wrong checksum, or for no mirror that answers
-        raise Unavailable(f"{target.name} was not fetched whole ({_first_line(reason)})") from None
+        raise Unavailable(f"{target.name} was not fetched whole ({first_line(reason)})") from None
 
 
 def _download_mnist(folder: Path) -> None:
@@ -194,7 +194,7 @@ def _download_mnist(folder: Path) -> None:
             except (OSError, RuntimeError) as reason:
                 last = reason
         else:
-            raise RuntimeError(f"no mirror serves {name}: {_first_line(last)}")
+            raise RuntimeError(f"no mirror serves {name}: {first_line(last)}")
 
 
 def _download_cifar10(folder: Path) -> None:
@@ -226,7 +226,7 @@ def _npz(path: Path, *keys: str) -> list[np.ndarray]:
                 raise ValueError(f"an array of {largest:,} bytes is more than {LARGEST_ARRAY:,}")
             arrays = [_npy(file, key) for key in keys]
     except UNREADABLE as reason:
-        raise DataError(f"{path} is damaged ({_first_line(reason)}); delete it to redo") from None
+        raise DataError(f"{path} is damaged ({first_line(reason)}); delete it to redo") from None
     return arrays
 
 
@@ -252,7 +252,7 @@ def _jpegs(path: Path) -> Labeled:
         images = np.stack([np.asarray(Image.open(io.BytesIO(stream[a:b].tobytes()), formats=["JPEG"]).convert("RGB"))
                            for a, b in zip(offsets[:-1], offsets[1:], strict=True)])
     except (*UNREADABLE, TypeError, IndexError, SyntaxError, Image.DecompressionBombError) as reason:
-        raise DataError(f"{path} holds an image that can't be read ({_first_line(reason)})") from None
+        raise DataError(f"{path} holds an image that can't be read ({first_line(reason)})") from None
     if labels.shape != images.shape[:1]:
         raise DataError(f"{path} holds {len(images)} images and labels of shape {labels.shape}")
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
@@ -267,5 +267,5 @@ def _idx(data: bytes, path: Path) -> Tensor:
     return torch.from_numpy(np.frombuffer(data, np.uint8, offset=4 + 4 * axes).reshape(shape).copy())
 
 
-def _first_line(reason: Exception) -> str:
+def first_line(reason: Exception) -> str:
     return str(reason).splitlines()[0] if str(reason) else type(reason).__name__

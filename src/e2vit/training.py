@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from e2vit.actions import rotate
 from e2vit.data import Split, as_float
-from e2vit.run_state import DamagedState, RunState, TrainConfig, discard_state, restored, write_atomically
+from e2vit.run_state import DamagedState, RunState, TrainConfig, discard_state, restored, sweep, write_atomically
 
 __all__ = ["DamagedState", "Diverged", "OutOfTime", "TrainConfig", "Trained", "discard_state", "make_accelerator",
-           "train", "write_atomically"]
+           "sweep", "train", "write_atomically"]
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def train(
             parameter.requires_grad_(name.startswith(config.trainable))
     run = RunState(model, config, accelerator)
     if state_path is not None:
-        run = restored(run, state_path, lambda: RunState(model, config, accelerator))
+        run = restored(run, state_path)
 
     batch_size = min(config.batch_size, len(labels) - len(labels) % accelerator.num_processes)
     # The last, incomplete batch of a pass is dropped; another epoch has it.
