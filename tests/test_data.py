@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from e2vit import data, sources
+from e2vit import data, formats, sources
 from e2vit.actions import rotate
 from e2vit.data import as_float, embedded, load, subset
 from e2vit.sources import DataError
@@ -75,7 +75,7 @@ def official(folder: Path, rows=(20, 30), spoil=None) -> Path:
     labels = random.randint(0, 10, sum(rows))
     archive = folder / "mnist_rotation_new.zip"
     with zipfile.ZipFile(archive, "w") as file:
-        for member, part in zip(sources.ROTMNIST_MEMBERS, (slice(0, rows[0]), slice(rows[0], None)), strict=True):
+        for member, part in zip(formats.ROTMNIST_MEMBERS, (slice(0, rows[0]), slice(rows[0], None)), strict=True):
             columns = images[part].transpose(0, 2, 1).reshape(-1, 784)    # column by column, as the official files
             table = np.concatenate([columns, labels[part, None]], 1)
             table = table if spoil is None else spoil(table)
@@ -137,7 +137,7 @@ def test_mnist_files_cut_short_are_named(tmp_path):
     with pytest.raises(DataError, match="MD5"):
         load("mnist", tmp_path)
     with pytest.raises(DataError, match="no idx file"):
-        sources._idx(b"\0\0\x08\x03\0\0\0\x01", Path("x"))
+        formats.read_idx(b"\0\0\x08\x03\0\0\0\x01", Path("x"))
 
 
 def test_unknown_names_are_answered_with_the_nearest():
