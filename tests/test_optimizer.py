@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from e2vit.models import ViT, ViTConfig
-from e2vit.optimizer import Joined, make_optimizer
+from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
+from e2vit.optimizer import make_optimizer, muon
 
 needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason=f"torch {torch.__version__} has no Muon")
 CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
@@ -43,14 +43,31 @@ def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, dec
 
 
 @needs_muon
-def test_muon_takes_the_matrices_between_the_layers_and_every_parameter_has_one_optimizer(model):
+@pytest.mark.parametrize("build", [lambda: ViT(CONFIG), lambda: HybridViT(HybridViTConfig(stem=(4, 6, 8), width=8))])
+def test_muon_takes_the_layers_in_the_middle_and_every_parameter_has_one_optimizer(build):
+    model = build()
     optimizer = make_optimizer("muon", model, 1e-3, 0.1)
-    assert isinstance(optimizer, Joined)
-    of_muon = {id(p) for group in optimizer.parts[1].param_groups for p in group["params"]}
-    expected = {id(p) for key, p in model.named_parameters() if key.startswith("blocks") and p.ndim == 2}
-    assert of_muon == expected
-    everything = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert sorted(everything) == sorted(id(p) for p in model.parameters())
+    of_muon = [p.data_ptr() for group in optimizer.parts[1].param_groups for p in group["params"]]
+    expected = [p.data_ptr() for key, p in model.named_parameters() if key.startswith(("blocks", "stem")) and p.ndim > 1]
+    assert sorted(of_muon) == sorted(expected)
+    everything = [p.data_ptr() for group in optimizer.param_groups for p in group["params"]]
+    assert sorted(everything) == sorted(p.data_ptr() for p in model.parameters())
+
+
+@needs_muon
+@pytest.mark.parametrize("shape", [(6, 7), (2, 3, 7), (6, 2, 3, 5)])
+def test_a_step_of_muon_moves_an_array_as_it_moves_the_matrix(shape):
+    generator = torch.Generator().manual_seed(0)
+    array = nn.Parameter(torch.randn(shape, generator=generator))
+    matrix = nn.Parameter(array.detach().clone().reshape(6, -1))
+    ours, plain = muon([array], lr=0.1, weight_decay=0.1), torch.optim.Muon([matrix], lr=0.1, weight_decay=0.1)
+    for _ in range(3):
+        array.grad = torch.randn(shape, generator=generator)
+        matrix.grad = array.grad.reshape(6, -1)
+        ours.step(), plain.step()
+    assert torch.equal(array.detach().reshape(6, -1), matrix.detach())
+    ours.zero_grad()
+    assert array.grad is None
 
 
 @needs_muon

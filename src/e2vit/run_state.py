@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from e2vit import metrics
+from e2vit.augmentation import AUGMENTATIONS
 from e2vit.data import Split
 from e2vit.optimizer import OPTIMIZERS, make_optimizer
 from e2vit.sources import first_line
@@ -36,7 +37,7 @@ class TrainConfig:
     warmup_epochs: float = 3        # the rate rises linearly
     weight_decay: float = 0.05
     optimizer: str = "adamw"        # see ``optimizer.py``: "adamw", "adam" as the released networks have it, or "muon"
-    augment: str = "rotation"       # by any angle, bilinear; "dihedral": the 8 exact ones and a rotation; or "none"
+    augment: str = "rotation"       # by any angle; "dihedral": mirrored as well; "affine": zoomed and shifted; "none"
     label_smoothing: float = 0.0
     clip: float | None = 1.0        # largest norm of the gradient
     average: float | None = None    # decay of the moving average of the weights that is evaluated and kept
@@ -47,7 +48,7 @@ class TrainConfig:
 
     def __post_init__(self):
         for field, allowed in (("schedule", ("cosine", "constant")), ("optimizer", OPTIMIZERS),
-                               ("augment", ("rotation", "dihedral", "none")), ("keep", ("best", "last"))):
+                               ("augment", AUGMENTATIONS), ("keep", ("best", "last"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
         if self.updates_per_epoch is not None and self.updates_per_epoch < 1:

@@ -16,7 +16,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from e2vit.actions import rotate
+from e2vit.augmentation import apply_views, draw_views
 from e2vit.data import Split, as_float
 from e2vit.run_state import DamagedState, RunState, TrainConfig, discard_state, restored, sweep, write_atomically
 
@@ -96,9 +96,9 @@ def train(
             torch.manual_seed(seed * 1_000_003 + epoch + accelerator.process_index)
             for step in range(steps):
                 rows = order[step * batch_size : (step + 1) * batch_size]
-                views = _augmentation(config.augment, len(rows), generator)
+                views = draw_views(config.augment, len(rows), generator)
                 rows = rows[share].to(accelerator.device)
-                batch = _augment(as_float(images[rows]), [v[share].to(accelerator.device) for v in views])
+                batch = apply_views(as_float(images[rows]), [v[share].to(accelerator.device) for v in views])
                 _set_learning_rate(run.optimizer, config, epoch + step / steps)
                 with accelerator.autocast():
                     loss = F.cross_entropy(run.model(batch), labels[rows], label_smoothing=config.label_smoothing)
@@ -139,18 +139,3 @@ def _set_learning_rate(optimizer: torch.optim.Optimizer, config: TrainConfig, ep
         rate *= 0.5 * (1 + math.cos(math.pi * min(done, 1)))
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def _augmentation(augment: str, count: int, generator: torch.Generator) -> list[Tensor]:
-    """For each image of a batch: degrees to turn by, and whether to mirror first."""
-    if augment == "none":
-        return []
-    degrees = torch.rand(count, generator=generator) * 360
-    mirrored = torch.rand(count, generator=generator) < 0.5
-    return [degrees] if augment == "rotation" else [degrees, mirrored]
-
-
-def _augment(batch: Tensor, views: list[Tensor]) -> Tensor:
-    if len(views) == 2:
-        batch = torch.where(views[1][:, None, None, None], batch.flip(-1), batch)
-    return rotate(batch, views[0]) if views else batch
