@@ -1,0 +1,163 @@
+"""What comes from others: every dependency is used, justified and licensed, and every fetched script is verified."""
+
+import ast
+import base64
+import importlib.metadata as metadata
+import json
+import re
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+import vendor
+
+from conftest import ROOT
+
+FOLDERS = ("src", "notebooks", "book", "benchmarks", "tests")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+NAME = re.compile(r'"([A-Za-z][\w-]*)(\[[\w,]+\])?((?:[<>=!~]=?[\d.]+,?)*)"')
+# What is used without an import: who names it, in the words by which it is found.
+BY_NAME = {
+    "papermill": ("book/tools/execute.py", '"papermill"'),
+    "ipykernel": ("book/tools/execute.py", '"--kernel", "python3"'),
+    "nbmake": ("Makefile", "--nbmake"),
+    "pytest-xdist": ("Makefile", "-n 2 --dist"),
+    "jupyter-book": ("Makefile", "jupyter-book build"),
+}
+# What is imported and comes with another package, which says so itself.
+BROUGHT = {"ipython": "ipywidgets", "pillow": "torchvision", "llvmlite": "numba", "sphinx": "jupyter-book",
+           "nbformat": "jupytext", "pyyaml": "jupytext", "triton": "torch", "docutils": "sphinx"}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "IPython": "ipython"}    # other names
+
+
+def listed(text: str = PYPROJECT) -> dict[str, str]:
+    """Package → range, of the project's own lists."""
+    lists = text[text.index("dependencies = [") : text.index("[tool.")]
+    return {found[1].lower(): found[3] for line in lists.splitlines() for found in NAME.finditer(line.partition("#")[0])
+            if found[1] != "e2vit"}
+
+
+def imported(files: Iterable[Path]) -> set[str]:
+    """The distributions that files import, also by pytest.importorskip and importlib.import_module."""
+    found = set()
+    for path in files:
+        text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] not in "%!")
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+            elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
+                found |= set(re.findall(r"'([\w.]+)'", ast.unparse(node)))
+    found = {name.split(".")[0] for name in found}
+    own = {path.stem for folder in ("tests", "book/tools", "book/_ext", "benchmarks") for path in
+           (ROOT / folder).glob("*.py")} | {"e2vit", "provenance"}
+    return {DISTRIBUTIONS.get(name, name).lower() for name in found - own - set(sys.stdlib_module_names)}
+
+
+def python_files() -> list[Path]:
+    return [*ROOT.glob("*.py"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py"))]
+
+
+def test_every_dependency_is_used():
+    used = imported(python_files())
+    text = (ROOT / "src/e2vit/export.py").read_text(encoding="utf-8")
+    for package in listed():
+        if package in BY_NAME:
+            path, words = BY_NAME[package]
+            assert words in (ROOT / path).read_text(encoding="utf-8"), package
+        else:
+            assert package in used or f'"{package}"' in text, f"{package} is listed and used by nothing"
+
+
+def test_everything_imported_is_listed_or_comes_with_what_is():
+    unknown = imported(python_files()) - listed().keys()
+    assert unknown <= BROUGHT.keys(), f"{sorted(unknown - BROUGHT.keys())} is imported and listed nowhere"
+    for package in unknown:
+        by = BROUGHT[package]
+        assert by in listed() or by in BROUGHT
+        wants = {re.match(r"[\w.-]+", line)[0].lower() for line in metadata.requires(by) or []}
+        assert package in wants or (package == "triton" and sys.platform != "linux"), f"{by} no longer brings {package}"
+
+
+def test_an_import_that_is_listed_nowhere_is_seen(tmp_path):
+    lines = ("import requests, os", "from lxml.etree import parse", "pytest.importorskip('timm')")
+    (tmp_path / "file.py").write_text("\n".join(lines))
+    assert imported([tmp_path / "file.py"]) == {"requests", "lxml", "timm"}
+    assert listed('dependencies = [\n "torch>=2.4",\n]\n[tool.') == {"torch": ">=2.4"}
+
+
+def test_ranges_have_a_lowest_version_and_no_pin():
+    """A pin would make Colab install torch again. One upper limit is justified."""
+    for package, rest in listed().items():
+        assert ">=" in rest and "==" not in rest, package
+        assert "<" not in rest or package == "jupyter-book", package
+
+
+@pytest.mark.parametrize("package", sorted(listed()))
+def test_each_range_is_justified_in_a_line_and_met(package):
+    lines = [line for line in PYPROJECT.splitlines() if f'"{package}' in line and ("[" in line or line[:4] == "    ")]
+    assert any("#" in line for line in lines), f"{package} has no reason beside it"
+    if package == "escnn":
+        return    # only to compare against, on a machine of its own
+    lowest = re.search(r">=([\d.]+)", listed()[package])[1]
+    number = lambda text: [int(part) for part in re.findall(r"\d+", text)[:3]]    # noqa: E731
+    assert number(metadata.version(package)) >= number(lowest)
+
+
+def table(title: str) -> dict[str, list[str]]:
+    text = (ROOT / "THIRD_PARTY.md").read_text(encoding="utf-8").split(f"## {title}")[1].split("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line[:2] == "| "]
+    return {row[0]: row[1:] for row in rows[1:]}
+
+
+def said_license(package: str) -> str:
+    """What an installed package says of its license, in whatever field."""
+    about = metadata.metadata(package)
+    classifiers = [line for line in about.get_all("Classifier") or [] if line.startswith("License")]
+    return " ".join([about.get("License-Expression") or "", *classifiers, (about.get("License") or "")[:200]])
+
+
+FAMILIES = {"MIT": "MIT", "BSD": "BSD", "Apache": "Apache", "MPL": "MPL|Mozilla", "PSF": "PSF|Python Software"}
+
+
+@pytest.mark.parametrize("package", sorted(listed()))
+def test_the_license_of_each_package_is_the_one_it_names(package):
+    license = table("Python packages")[package][0]
+    if package != "escnn":
+        for word in license.split(" AND "):
+            family = next(pattern for name, pattern in FAMILIES.items() if word.startswith(name))
+            assert re.search(family, said_license(package)), f"{package} says: {said_license(package)}"
+    assert not re.search(r"\bA?GPL", license)
+
+
+def test_the_tables_name_what_is_needed_and_nothing_else():
+    assert list(table("Python packages")) == list(dict.fromkeys(listed()))
+    assert list(table("Scripts of the pages")) == list(vendor.PACKAGES)
+
+
+def test_a_wrong_license_is_seen():
+    assert not re.search(FAMILIES["Apache"], said_license("einops")) and re.search("MIT", said_license("einops"))
+
+
+@pytest.mark.parametrize("package", vendor.PACKAGES)
+def test_a_script_has_an_exact_version_and_a_checksum(package, tmp_path):
+    entry = vendor.PACKAGES[package]
+    assert re.fullmatch(r"\d+\.\d+\.\d+", entry["version"]) and entry["files"]
+    kind, digest = entry["integrity"].split("-", 1)
+    assert kind == "sha512" and len(base64.b64decode(digest, validate=True)) == 64
+    (tmp_path / "other.tgz").write_bytes(b"something else")
+    with pytest.raises(vendor.VendorError, match="is not the file"):
+        vendor.verify(tmp_path / "other.tgz", package, entry["integrity"])
+
+
+def test_no_page_asks_for_a_script_that_is_not_in_the_list():
+    """Addresses of scripts stand nowhere but where the version is read from vendor.json, and in what Sphinx brings."""
+    assert json.loads((ROOT / "book/tools/vendor.json").read_text(encoding="utf-8")) == vendor.PACKAGES
+    texts = [path for pattern in ("book/**/*.py", "book/**/*.md", "book/_static/**/*.js", "book/_static/**/*.html")
+             for path in ROOT.glob(pattern) if "vendor" not in path.parts]
+    fetched = [(path.name, found) for path in [*texts, ROOT / "_config.yml"] for found in
+               re.findall(r"(?:jsdelivr\.net|unpkg\.com|cdnjs\.\w+\.com)/[^\s\"']*", path.read_text(encoding="utf-8"))]
+    assert len(texts) > 10
+    assert all("{" in address for _, address in fetched), fetched
