@@ -19,7 +19,7 @@
 
   let image = new Float32Array(PIXELS), label = null;    // label: the true class, unknown for a drawing
   let isMirrored = false, degrees = 0, picture = 0;
-  let traces = {}, times = {}, pending = false;
+  let models = {}, traces = {}, times = {}, pending = false;
   const cursor = {row: 14, column: 14};
   let worker = null;
 
@@ -29,6 +29,8 @@
     const placed = label === null ? centered(image) : image;
     return isMirrored ? mirrored(placed) : placed;
   }
+
+  const isEmpty = () => image.every((value) => value === 0);
 
   function changed() {
     picture++;
@@ -44,12 +46,15 @@
     byId("degrees").value = degrees;
     byId("degrees").setAttribute("aria-valuetext", `${degrees} degrees`);
     root.querySelectorAll(".live-hand").forEach((hand) => hand.setAttribute("transform", `rotate(${-degrees})`));
-    if (pending || root.dataset.state === "off" || root.dataset.state === "failed") return;
+    if (root.dataset.state === "off" || root.dataset.state === "failed") return;
+    if (isEmpty()) return buildPanels();    // nothing to classify
+    Object.assign(root.dataset, {state: "busy", asked: `${picture} ${degrees}`});
+    if (pending) return;
     pending = true;
-    root.dataset.state = "busy";
     requestAnimationFrame(() => {
       pending = false;
-      worker.postMessage({picture, image: base28(), degrees, panels: PANELS});
+      if (isEmpty()) root.dataset.state = "ready";
+      else worker.postMessage({picture, image: base28(), degrees, panels: PANELS});
     });
   }
 
@@ -144,7 +149,7 @@
       choice.append(radio, canvas);
       byId("digits").append(choice);
     }
-    if (image.every((value) => value === 0)) root.querySelectorAll("input[type=radio]")[FIRST].click();
+    if (isEmpty()) root.querySelectorAll("input[type=radio]")[FIRST].click();
   }
 
   // ---- what the networks answer
@@ -159,6 +164,10 @@
       <dl><dt>over the circle</dt><dd class="live-same">–</dd><dt>a quarter turn changes</dt><dd class="live-quarter">–</dd>
       <dt>any turn changes</dt><dd class="live-any">–</dd><dt>time for an image</dt><dd class="live-time">–</dd>
       <dt>test images right</dt><dd class="live-record">–</dd></dl></section>`).join("");
+    for (const {name, model, symmetrized} of PANELS) {
+      const accuracy = symmetrized ? undefined : models[model]?.accuracy;    // no record of the symmetrized one
+      if (accuracy) panelOf(name).querySelector(".live-record").textContent = `${(100 * accuracy).toFixed(1)} %`;
+    }
   }
 
   const panelOf = (name) => root.querySelectorAll(".live-panel")[PANELS.findIndex((panel) => panel.name === name)];
@@ -239,7 +248,10 @@
     if (data.kind === "failed") fail(data.reason);
     if (data.kind === "ready") begin(data.models);
     if (data.picture !== picture) return;    // the picture has changed since it was asked about
-    if (data.kind === "answer") for (const name in data.said) showAnswer(name, data.said[name]);
+    if (data.kind === "answer") {
+      for (const name in data.said) showAnswer(name, data.said[name]);
+      root.dataset.answered = `${data.picture} ${data.degrees}`;
+    }
     if (data.kind === "trace") {
       for (const name in data.said) {
         (traces[name] ||= new Array(ANGLES).fill(undefined))[data.degrees / STEP] = data.said[name].probabilities;
@@ -257,12 +269,10 @@
     byId("says").textContent = `Turned by ${degrees} degrees: ${said.join("; ")}.`;
   }
 
-  function begin(models) {
+  function begin(exported) {
     byId("status").textContent = "The networks are in this page. Nothing that you draw leaves it.";
-    for (const {name, model, symmetrized} of PANELS) {
-      const record = panelOf(name).querySelector(".live-record");
-      if (models[model] && !symmetrized) record.textContent = `${(100 * models[model].accuracy).toFixed(1)} %`;
-    }
+    models = exported;
+    buildPanels();
     root.dataset.state = "ready";
     show();
   }

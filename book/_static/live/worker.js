@@ -12,11 +12,12 @@ async function start({runtime, folder, panels}) {
     importScripts(`${runtime}ort.wasm.min.js`);
     ort.env.wasm.numThreads = 1;
     ort.env.wasm.wasmPaths = runtime;
-    const reply = await fetch(`${folder}models.json`);
+    const reply = await fetch(`${folder}models.json`, {cache: "no-cache"});    // exported anew: not those of last time
     if (!reply.ok) throw new Error("the networks are not there: make book exports them where torch and onnx are installed");
     const models = await reply.json();
-    for (const [name, {file}] of Object.entries(models)) {
-      sessions[name] = await ort.InferenceSession.create(`${folder}${file}`, {executionProviders: ["wasm"]});
+    for (const [name, {file, made_from}] of Object.entries(models)) {
+      const address = `${folder}${file}?v=${made_from.slice(0, 8)}`;
+      sessions[name] = await ort.InferenceSession.create(address, {executionProviders: ["wasm"]});
       postMessage({kind: "loaded", name, count: Object.keys(sessions).length, of: Object.keys(models).length});
     }
     const there = panels.filter(({model}) => sessions[model]);
