@@ -76,6 +76,23 @@ def test_a_notebooks_page_opens_on_colab_and_hides_the_first_cell(built):
         assert "google.colab" not in page
 
 
+def test_a_notebook_can_be_taken_along(built):
+    """The button that downloads leads to the executed notebook itself."""
+    for source in pairs.sources():
+        page = built / "notebooks" / f"{source.stem}.html"
+        (lead,) = {link for link in Links(page).leads if link.endswith(".ipynb") and "://" not in link}
+        assert json.loads((page.parent / lead).read_text(encoding="utf-8"))["nbformat"] == 4
+
+
+def test_the_page_on_the_execution_tells_when_where_and_how_long(built):
+    text = re.sub(r"<[^>]+>", " ", (built / "book" / "execution.html").read_text(encoding="utf-8"))
+    log = json.loads((ROOT / "notebooks" / "execution.json").read_text(encoding="utf-8"))
+    assert set(log) == {source.stem for source in pairs.sources()}
+    for name, entry in log.items():
+        row = text[text.rindex(name):]
+        assert row.index(entry["date"]) < row.index(entry["device"]) < row.index(entry["versions"]["torch"])
+
+
 @pytest.fixture(scope="session")
 def small_book(tmp_path_factory) -> Path:
     """A book of one page and one notebook, executed with stand-in images."""
@@ -105,6 +122,18 @@ def test_a_page_says_when_its_images_stand_in_and_scripts_come_from_afar(small_b
     page = (tmp_path / "_build" / "html" / "notebooks" / "01_small.html").read_text(encoding="utf-8")
     assert "stand in for the real ones" in page and "rebuilt from embedded digits" in page
     assert "_static/vendor" not in page and "sphinx-thebe.js" not in page and "THEBE" not in page
+
+
+def test_the_pages_link_to_the_pdf_once_it_was_printed(small_book, tmp_path):
+    copy = tmp_path / "book"
+    shutil.copytree(small_book, copy)
+    printed = copy / "book" / "_static" / "vendor" / "book.pdf"
+    printed.parent.mkdir(parents=True)
+    printed.write_bytes(b"%PDF-1.4")
+    assert build(tmp_path, root=copy).returncode == 0
+    page = tmp_path / "_build" / "html" / "notebooks" / "01_small.html"
+    (lead,) = [link for link in Links(page).leads if "book.pdf" in link]
+    assert (page.parent / urllib.parse.urlsplit(lead).path).read_bytes() == b"%PDF-1.4"
 
 
 def test_a_notebook_that_was_not_executed_stops_the_build(small_book, tmp_path):
@@ -183,6 +212,8 @@ def test_a_workflow_is_valid_and_needs_no_secret(path):
         for step in job["steps"]:
             assert ("uses" in step) != ("run" in step), step
             assert re.fullmatch(r"[\w-]+/[\w-]+@v\d+", step.get("uses", "a/b@v1")), step
+            for script in re.findall(r"^[.\w-]*/[\w./-]+", step.get("run", ""), re.MULTILINE):
+                assert os.access(ROOT / script, os.X_OK), script
             for target in re.findall(r"\bmake (\w+)", step.get("run", "")):
                 assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
@@ -206,7 +237,7 @@ def test_the_readme_names_commands_that_exist():
 def test_scripts_are_sound():
     assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")]).returncode == 0
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    for target in ("book", "test", "serve", "reproduce", "pdf", "clean", "soak", "links", "notebooks"):
+    for target in ("book", "test", "serve", "reproduce", "pdf", "clean", "soak", "links", "notebooks", "models"):
         assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0, target
 
 

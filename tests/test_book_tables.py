@@ -54,3 +54,9 @@ def test_a_large_family_is_counted_and_a_small_one_named(tables):
     reads += ["data/results/rotmnist/vit/seed0.json", "data/results/rotmnist/vit/seed1.json", "data/results/rotmnist/"]
     assert tables.said(reads) == "`post_hoc/rotated/all/…` (9), `rotmnist/vit`"
     assert tables.said([]) == ""
+
+
+def test_a_network_that_is_slow_in_the_page_has_no_decimals(tables):
+    made = record(0.9472) | {"training_images": 10_000}
+    assert tables.browser_row("rotmnist/vit", 3.14, made) == "| `rotmnist/vit` | 12,345 | 94.72 | 10,000 | 3.1 |"
+    assert tables.browser_row("rotmnist/vit", 4321.0, made).endswith("| 4,321 |")

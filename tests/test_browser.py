@@ -102,11 +102,59 @@ def test_a_page_keeps_nobody_out(page, browser, axe):
         assert serious(browser, page.name, theme) == [], theme
 
 
-def test_the_search_finds_a_word(browser, site):
-    browser.get(f"{site}/search.html?q=equivariant")
-    found = "const done = arguments[0]; const look = () => {const n = document.querySelectorAll('#search-results li')" \
-            ".length; n ? done(n) : setTimeout(look, 100)}; look()"
-    assert browser.execute_async_script(found) > 0
+LEGIBLE = "axe.run(document, {runOnly: ['color-contrast']}).then(r => arguments[0](r.violations.length))"
+
+
+def test_a_dark_page_that_is_hard_to_read_is_seen(browser, site, axe):
+    """The control: gray words on the dark background."""
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(f"{site}/book/credits.html")
+    browser.execute_script(axe)
+    browser.execute_script("document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark';"
+                           "document.body.style.transition = 'none'")
+    browser.execute_async_script(READY)
+    assert browser.execute_async_script(LEGIBLE) == 0
+    browser.execute_script("document.querySelector('article p').style.color = '#444'")
+    assert browser.execute_async_script(LEGIBLE) == 1
+
+
+FOUND = """
+const done = arguments[0];
+const look = () => {
+  const leads = [...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'));
+  leads.length || /did not match/.test(document.body.textContent) ? done(leads) : setTimeout(look, 100);
+};
+look();
+"""
+
+
+def test_the_search_finds_what_is_there_and_nothing_else(browser, site):
+    browser.get(f"{site}/search.html?q=Cayley")
+    leads = browser.execute_async_script(FOUND)
+    assert any("02_positional_encodings" in lead for lead in leads) and any("glossary" in lead for lead in leads)
+    browser.get(f"{site}/search.html?q=zygomorphic")
+    assert browser.execute_async_script(FOUND) == []
+
+
+MOVED = """
+const root = document.querySelector('.e2-player'), range = root.querySelector('input[type=range]');
+const state = () => [root.querySelector('.e2-digit').style.backgroundPosition, root.querySelector('output').textContent,
+                     root.querySelector('.e2-text').textContent];
+const before = state();
+range.value = 18;
+range.dispatchEvent(new Event('input'));
+return [before, state()];
+"""
+
+
+def test_the_slider_turns_the_digit(browser, site):
+    from selenium.webdriver import Keys
+
+    browser.get(f"{site}/book/intro.html")
+    before, after = browser.execute_script(MOVED)
+    assert after[1] == "90°" and all(was != now for was, now in zip(before, after, strict=True))
+    browser.find_element("css selector", ".e2-player input[type=range]").send_keys(Keys.ARROW_RIGHT)
+    assert browser.find_element("css selector", ".e2-player output").text == "95°"
 
 
 def test_a_broken_page_is_seen(browser, site, built):

@@ -2,6 +2,7 @@
 
 ``{record-table}``: a fold for each family of experiments, in it a row for each experiment that has a record.
 ``{reading-table}``: which notebook reads which records.
+``{browser-table}``: what networks take in a web page, with their accuracy.
 """
 
 import json
@@ -42,6 +43,28 @@ class ReadingTable(Table):
             reads = self.read(path)["metadata"]["e2vit"]["reads"]
             rows.append(f"| {path.stem} | {said(reads) or 'none: everything is computed in the notebook'} |")
         return ["| notebook | records it reads |", "|---|---|", *rows]
+
+
+class BrowserTable(Table):
+    def lines(self, root: Path) -> list[str]:
+        path = root / "data" / "results" / "benchmarks" / "browser.json"
+        if not path.exists():
+            return ["It was not measured yet: `python benchmarks/browser.py --write`."]
+        measured = self.read(path)
+        lines = ["| network | parameters | test accuracy (%) | training images | milliseconds for an image |",
+                 "|---|--:|--:|--:|--:|"]
+        for name, entry in measured["networks"].items():
+            record = self.read(root / "data" / "results" / name / "seed0.json")
+            lines.append(browser_row(name, entry["milliseconds"], record))
+        return [*lines, "", f"Milliseconds: {measured['browser']}, one thread, {measured['device']}, the best of many runs. "
+                "Accuracies: one seed each, read from the records."]
+
+
+def browser_row(name: str, milliseconds: float, record: dict) -> str:
+    shown = f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
+    cells = [f"`{name}`", f"{record['parameters']:,}", f"{100 * record['test']['accuracy']:.2f}",
+             f"{record['training_images']:,}", shown]
+    return f"| {' | '.join(cells)} |"
 
 
 def by_experiment(results: Path) -> dict[str, list[Path]]:
@@ -93,4 +116,5 @@ def said(reads: list[str], most: int = 4) -> str:
 def setup(app):
     app.add_directive("record-table", RecordTable)
     app.add_directive("reading-table", ReadingTable)
+    app.add_directive("browser-table", BrowserTable)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

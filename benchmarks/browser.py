@@ -1,0 +1,97 @@
+"""What a network takes in a web page: python benchmarks/browser.py [--write]
+
+Exports each from its checkpoint, and runs it in headless Chromium by ONNX Runtime Web, one image, one thread, as the
+live page does; the best of several runs, so that a busy moment of the machine hurts none. --write keeps the numbers where the book reads them.
+Needs Chromium with its driver, and the scripts that `make scripts` fetches.
+"""
+
+import argparse
+import functools
+import http.server
+import json
+import platform
+import tempfile
+import threading
+from datetime import date
+from pathlib import Path
+
+from selenium import webdriver
+
+from e2vit.experiments import EXPERIMENTS, run
+from e2vit.export import export_run
+from e2vit.records import processor, results_folder
+from e2vit.training import write_atomically
+
+ROOT = Path(__file__).resolve().parents[1]
+RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime-web" / "dist"
+NETWORKS = {"rotmnist/vit": 100, "rotmnist/gcnn-p4cnn": 100, "rotmnist/hybrid-c4": 100, "rotmnist/corrected-c4-tenth": 3}
+MEASURE = """
+const [file, rounds, done] = arguments;
+(async () => {
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmPaths = '/';
+  const session = await ort.InferenceSession.create(file, {executionProviders: ['wasm']}), times = [];
+  const images = new ort.Tensor('float32', Float32Array.from({length: 784}, Math.random), [1, 1, 28, 28]);
+  for (let k = 0; k <= rounds; k++) {
+    const before = performance.now();
+    await session.run({images});
+    times.push(performance.now() - before);
+  }
+  done(Math.min(...times.slice(1)));
+})().catch(reason => done(String(reason)));
+"""
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript",
+                      ".wasm": "application/wasm"}
+
+    def log_message(self, *arguments):
+        pass
+
+
+def measure(folder: Path, files: dict[str, str]) -> tuple[dict[str, float], str]:
+    """Milliseconds for one image, by experiment; and the browser's version."""
+    options = webdriver.ChromeOptions()
+    for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"):
+        options.add_argument(flag)
+    handler = functools.partial(Handler, directory=str(folder))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        window = webdriver.Chrome(options=options)
+        window.set_script_timeout(600)
+        window.get(f"http://127.0.0.1:{server.server_port}/index.html")
+        found = {name: window.execute_async_script(MEASURE, file, NETWORKS[name]) for name, file in files.items()}
+        version = window.capabilities["browserVersion"]
+        window.quit()
+        server.shutdown()
+    if wrong := [f"{name}: {said}" for name, said in found.items() if isinstance(said, str)]:
+        raise SystemExit("; ".join(wrong))
+    return found, version
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--write", action="store_true", help="keep the numbers for the book")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        for path in RUNTIME.iterdir():
+            (folder / path.name).symlink_to(path)
+        (folder / "index.html").write_text("<!doctype html><script src='ort.wasm.min.js'></script>")
+        files = {name: f"{number}.onnx" for number, name in enumerate(NETWORKS)}
+        for name, file in files.items():
+            export_run(EXPERIMENTS[name], folder / file)
+        milliseconds, version = measure(folder, files)
+    networks = {name: {"milliseconds": milliseconds[name], "parameters": run(EXPERIMENTS[name]).record["parameters"]}
+                for name in NETWORKS}
+    record = {"date": date.today().isoformat(), "device": processor(), "system": platform.system(),
+              "browser": f"Chromium {version}", "networks": networks}
+    text = json.dumps(record, indent=1) + "\n"
+    print(text)
+    if options.write:
+        write_atomically(results_folder() / "benchmarks" / "browser.json", lambda file: Path(file).write_text(text, "utf-8"))
+
+
+if __name__ == "__main__":
+    main()
