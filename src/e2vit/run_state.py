@@ -37,7 +37,7 @@ class TrainConfig:
     warmup_epochs: float = 3        # the rate rises linearly
     weight_decay: float = 0.05
     optimizer: str = "adamw"        # see ``optimizer.py``: "adamw", "adam" as the released networks have it, or "muon"
-    augment: str = "rotation"       # by any angle; "dihedral": mirrored as well; "affine": zoomed and shifted; "none"
+    augment: str = "rotation"       # by any angle; "dihedral": half of them mirrored, too; or "none"
     label_smoothing: float = 0.0
     clip: float | None = 1.0        # largest norm of the gradient
     average: float | None = None    # decay of the moving average of the weights that is evaluated and kept
