@@ -54,6 +54,10 @@ def unchanged(group, r, x, side):
     return x
 
 
+def turned_maps(group, r, x, side):
+    return act(group, r, x)
+
+
 def turned_poses(group, r, x, side):
     return x[:, group.product[group.inverse[r]]]
 
@@ -72,7 +76,7 @@ LAYERS = {
         ["mean", "mean_max"] + ["bispectrum"] * (g == cyclic(g.order))))), "poses", turned_poses, unchanged),
     "group block": (lambda g, draw, width, heads, side: GroupBlock(LocalGroupSelfAttention(
         g, width, heads, 2, window=3, out_channels=width + 2, backend="torch"), width, width + 2,
-        draw(st.integers(0, 1)), 0.0, 1e-3), "map", lambda g, r, x, side: act(g, r, x), lambda g, r, x, side: act(g, r, x)),
+        draw(st.integers(0, 1)), 0.0, 1e-3), "map", turned_maps, turned_maps),
     "attention": (lambda g, draw, width, heads, side: Attention(width, heads), "token", shuffled, shuffled),
     "block": (lambda g, draw, width, heads, side: Block(width, heads), "token", shuffled, shuffled),
     "sequence": (lambda g, draw, width, heads, side: AskingItself(width, heads), "token", shuffled, shuffled),
