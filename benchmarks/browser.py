@@ -1,8 +1,8 @@
 """What a network takes in a web page: python benchmarks/browser.py [--write]
 
 Exports each from its checkpoint, and runs it in headless Chromium by ONNX Runtime Web, one image, one thread, as the
-live page does; the best of several runs, so that a busy moment of the machine hurts none. --write keeps the numbers where the book reads them.
-Needs Chromium with its driver, and the scripts that `make scripts` fetches.
+live page does; the best of several runs, so that a busy moment of the machine hurts none. --write keeps the numbers
+where the book reads them. Needs Chromium with its driver, and the scripts that `make scripts` fetches.
 """
 
 import argparse
@@ -25,7 +25,9 @@ from e2vit.training import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime-web" / "dist"
-NETWORKS = {"rotmnist/vit": 100, "rotmnist/gcnn-p4cnn": 100, "rotmnist/hybrid-c4": 100, "rotmnist/corrected-c4-tenth": 2}
+NETWORKS = {"rotmnist/vit": 100, "rotmnist/gcnn-p4cnn": 100, "rotmnist/hybrid-c4": 100,    # experiment → runs
+            "rotmnist/corrected-c4-tenth": 2}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MEASURE = """
 const [file, rounds, done] = arguments;
 (async () => {
@@ -54,7 +56,7 @@ class Handler(http.server.SimpleHTTPRequestHandler):
 def measure(folder: Path, files: dict[str, str]) -> tuple[dict[str, float], str]:
     """Milliseconds for one image, by experiment; and the browser's version."""
     options = webdriver.ChromeOptions()
-    options.binary_location = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+    options.binary_location = next(filter(None, map(shutil.which, BROWSERS)), "")
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"):
         options.add_argument(flag)
     handler = functools.partial(Handler, directory=str(folder))

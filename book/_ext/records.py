@@ -56,8 +56,8 @@ class BrowserTable(Table):
         for name, entry in measured["networks"].items():
             record = self.read(root / "data" / "results" / name / "seed0.json")
             lines.append(browser_row(name, entry["milliseconds"], record))
-        return [*lines, "", f"Milliseconds: {measured['browser']}, one thread, {measured['device']}, the best of many runs. "
-                "Accuracies: one seed each, read from the records."]
+        where = f"{measured['browser']}, one thread, {measured['device']}"
+        return [*lines, "", f"Milliseconds: {where}, the best of several runs. Accuracies: seed 0, from the records."]
 
 
 def browser_row(name: str, milliseconds: float, record: dict) -> str:

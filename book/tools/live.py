@@ -37,7 +37,7 @@ def entry(name: str, experiment: str) -> dict:
     """What the page needs to know of a network."""
     record = json.loads((ROOT / "data" / "results" / experiment / "seed0.json").read_text(encoding="utf-8"))
     return {"experiment": experiment, "file": f"{name}.onnx", "bytes": (FOLDER / f"{name}.onnx").stat().st_size,
-            "accuracy": record["test"]["accuracy"], "parameters": record["parameters"], "made_from": made_from(experiment)}
+            "accuracy": record["test"]["accuracy"], "made_from": made_from(experiment)}
 
 
 def missing() -> list[str]:
