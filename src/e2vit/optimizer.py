@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 OPTIMIZERS = ("adamw", "adam", "muon")
-OUTER = ("embed", "position", "head")    # how the names of the first and the last layer begin
+OUTER = ("embed", "position", "head", "classify")    # how the names of the first and the last layer begin
 
 
 class Joined(torch.optim.Optimizer):

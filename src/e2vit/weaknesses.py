@@ -31,6 +31,10 @@ MODELS = {    # what it is called → its experiments, the one trained on all im
     "G-CNN, C4": ("rotmnist/gcnn-p4cnn",),
     "hybrid, C4": ("rotmnist/hybrid-c4",),
 }
+ON_EQUAL_TERMS = {    # sound positions, Muon, a falling rate, turned images: with the group and without
+    "no group, equal terms": ("rotmnist/attention-z2-tenth-tuned",),
+    "C4, equal terms": ("rotmnist/corrected-c4-tenth-tuned",),
+}
 TWINS = {"hybrid-c4": "plain-cnn", "p4cnn": "z2cnn"}    # with poses → without
 PUBLISHED = Path(__file__).resolve().parents[2] / "data" / "published.json"
 
