@@ -18,7 +18,7 @@ from pathlib import Path
 
 from selenium import webdriver
 
-from e2vit.experiments import EXPERIMENTS, run
+from e2vit.experiments import EXPERIMENTS
 from e2vit.export import export_run
 from e2vit.records import processor, results_folder
 from e2vit.training import write_atomically
@@ -88,14 +88,14 @@ def main() -> None:
         for name, file in files.items():
             export_run(EXPERIMENTS[name], folder / file)
         milliseconds, version = measure(folder, files)
-    networks = {name: {"milliseconds": round(milliseconds[name], 2), "parameters": run(EXPERIMENTS[name]).record["parameters"]}
-                for name in NETWORKS}
+    networks = {name: {"milliseconds": round(milliseconds[name], 2)} for name in NETWORKS}
     record = {"date": date.today().isoformat(), "device": processor(), "system": platform.system(),
               "browser": f"Chromium {version}", "networks": networks}
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     if options.write:
-        write_atomically(results_folder() / "benchmarks" / "browser.json", lambda file: Path(file).write_text(text, "utf-8"))
+        path = results_folder() / "benchmarks" / "browser.json"
+        write_atomically(path, lambda file: Path(file).write_text(text, "utf-8"))
 
 
 if __name__ == "__main__":
