@@ -93,6 +93,18 @@ def test_the_page_on_the_execution_tells_when_where_and_how_long(built):
         assert row.index(entry["date"]) < row.index(entry["device"]) < row.index(entry["versions"]["torch"])
 
 
+def test_the_main_line_takes_about_twenty_minutes():
+    """The introduction, the beginning and the end of each chapter, and the conclusion, at 230 words a minute."""
+    notebooks = [json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8")) for source in pairs.sources()]
+    chapters = ["\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+                for notebook in notebooks]
+    texts = [(ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in ("intro", "conclusion")]
+    for chapter in chapters:
+        parts = re.split(r"\n(?=## )", chapter)
+        texts += [parts[0], parts[-1]]
+    assert sum(len(text.split()) for text in texts) / 230 < 20
+
+
 @pytest.fixture(scope="session")
 def small_book(tmp_path_factory) -> Path:
     """A book of one page and one notebook, executed with stand-in images."""

@@ -27,7 +27,7 @@ SECTIONS = {    # what its rows have in common → experiment → the name of it
         "rotmnist/hybrid-c4-unaugmented": "Hybrid over C4, no augmentation",
         "rotmnist/vit": "Plain ViT",
         "post_hoc/rotated/none/mean_logits": "Plain ViT, mean of 16 views",
-        "post_hoc/rotated/all/mean_logits": "The same, fine-tuned",
+        "post_hoc/rotated/head/orbit_convolution": "Plain ViT, orbit convolution over 16 views",
         "rotmnist/corrected-c4": "Group attention over C4, corrected",
         "rotmnist/gevit-c4": "GE-ViT over C4",
         "rotmnist/gsa-c4": "GSA-Net over C4",
@@ -45,12 +45,15 @@ SECTIONS = {    # what its rows have in common → experiment → the name of it
         "rotmnist/gevit-c4-tenth": "GE-ViT over C4",
         "rotmnist/gsa-c4-tenth": "GSA-Net over C4",
         "rotmnist/attention-z2-tenth": "Self-attention without a group",
+        "rotmnist/corrected-c4-tenth-tuned": "Group attention over C4, trained as the ViT is",
+        "rotmnist/attention-z2-tenth-tuned": "The same without a group",
     },
     "Trained on upright digits alone, tested on turned ones": {
         "rotmnist_upright/hybrid-c4": "**Hybrid over C4**",
         "rotmnist_upright/vit": "Small plain ViT",
         "post_hoc/upright/none/mean_logits": "The same, mean of 16 views",
         "post_hoc/upright/none/most_certain": "The same, surest of 16 views",
+        "post_hoc/upright/head/orbit_convolution": "The same, orbit convolution over 16 views",
     },
 }
 SOFT_HYPHEN = "&shy;"    # where a word may break on a phone
