@@ -15,8 +15,9 @@ from e2vit.groups import cyclic
 from e2vit.models import Symmetrized
 
 
-def record(name: str, seed: int, accuracy: float) -> dict:
+def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
     return {"experiment": name, "seed": seed,
+            "validation": {"accuracy": validation, "negative_log_likelihood": likelihood},
             "test": {"accuracy": accuracy, "interval": [accuracy - 0.01, accuracy + 0.02], "calibration_error": 0.125,
                      "count": 400},
             "against_averaging": {"only_this": 7 + seed, "only_averaging": 3, "p_value": 0.04,
@@ -43,6 +44,19 @@ def test_the_readable_table_is_in_percent():
     assert shown.loc[("vote", "no fine-tuning"), "accuracy (%)"] == "80.00 [79.00, 82.00]"
     assert shown.loc[("one view", "no fine-tuning"), "p (McNemar)"] == "–"
     assert len(comparison.percent_table(comparison.table("rotated", []))) == 0
+
+
+def test_the_chosen_method_is_the_one_of_the_validation_images_and_no_control():
+    found = [record("post_hoc/rotated/head/vote", 0, 0.99, validation=0.80),
+             record("post_hoc/rotated/head/moments", 0, 0.70, validation=0.81, likelihood=0.9),
+             record("post_hoc/rotated/head/bispectrum", 0, 0.60, validation=0.81, likelihood=0.8),
+             record("post_hoc/rotated/head/index_weighted", 0, 0.95, validation=0.99),
+             record("post_hoc/upright/head/vote", 0, 0.95, validation=0.99)]
+    shown = comparison.chosen(["rotated"], found)
+    assert shown["method"].tolist() == ["bispectrum"] and shown["candidates"].tolist() == [3]
+    assert shown["test (%)"].tolist() == ["60.00"]
+    assert comparison.controls(["rotated"], found)["test (%)"].tolist() == ["95.00"]
+    assert len(comparison.chosen(["aerial"], found)) == len(comparison.controls(["aerial"], found)) == 0
 
 
 def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):

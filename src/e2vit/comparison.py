@@ -110,6 +110,45 @@ def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFra
     return frame.iloc[keys.to_numpy(dtype=float).argsort(kind="stable")].reset_index(drop=True)
 
 
+def chosen(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
+    """For every setting and regime the method that the validation images prefer, and what it does on the test images.
+
+    The controls are no candidates. Ties of accuracy go to the larger likelihood. First seeds alone.
+    """
+    rows = []
+    for setting in settings:
+        there = [r for r in (records(setting) if found is None else found) if r["experiment"].split("/")[1] == setting]
+        for regime, words in REGIMES.items():
+            candidates = [r for r in there if r["experiment"].split("/")[2] == regime and r["seed"] == 0
+                          and r["experiment"].split("/")[3] not in CONTROLS]
+            if candidates:
+                best = max(candidates, key=lambda r: (r["validation"]["accuracy"],
+                                                      -r["validation"]["negative_log_likelihood"]))
+                against = best["against_averaging"]
+                rows.append({
+                    "setting": SETTINGS[setting], "fine-tuned": words, "candidates": len(candidates),
+                    "method": best["experiment"].split("/")[3].replace("_", " "),
+                    "validation (%)": f"{100 * best['validation']['accuracy']:.2f}",
+                    "test (%)": f"{100 * best['test']['accuracy']:.2f}",
+                    "right where averaging is wrong": against["only_this"],
+                    "wrong where averaging is right": against["only_averaging"],
+                    "p (McNemar)": _number(against["p_value"], ".2g"),
+                })
+    columns = ["setting", "fine-tuned", "candidates", "method", "validation (%)", "test (%)",
+               "right where averaging is wrong", "wrong where averaging is right", "p (McNemar)"]
+    return pd.DataFrame(rows, columns=columns).set_index(["setting", "fine-tuned"])
+
+
+def controls(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
+    """What the controls reach on validation and on test images (%)."""
+    rows = [{"setting": SETTINGS[setting], "control": record["experiment"].split("/")[3].replace("_", " "),
+             "validation (%)": f"{100 * record['validation']['accuracy']:.2f}",
+             "test (%)": f"{100 * record['test']['accuracy']:.2f}"}
+            for setting in settings for record in (records(setting) if found is None else found)
+            if record["experiment"].split("/")[1] == setting and record["experiment"].split("/")[3] in CONTROLS]
+    return pd.DataFrame(rows, columns=["setting", "control", "validation (%)", "test (%)"]).set_index("setting")
+
+
 def _one_view(record: dict[str, Any]) -> dict[str, Any]:
     """The row of the base model that sees every image once, as it is."""
     accuracy, count = record["against_averaging"]["one_view_accuracy"], record["test"]["count"]
