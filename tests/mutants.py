@@ -1,6 +1,6 @@
-"""Do the tests notice a fault? Small faults are made one at a time in copies of the source, and the tests are run on each.
+"""Do the tests notice a fault? Small ones are made one at a time in copies of the source, and the tests run on each.
 
-python tests/mutants.py [--count 130] [--seed 0] [--only MODULE]
+python tests/mutants.py [--count 130] [--seed 0] [--only MODULE…]
 
 A mutant is killed when a test fails, and survives when none does. What survives is either a fault that a new test must
 catch, or no fault at all: EQUIVALENT names those, with the reason. Each mutant runs in a fork of one process that has
@@ -38,7 +38,10 @@ TESTS = {    # module → the fastest tests that are enough for it
     "layers/block": ["test_transformer.py", "test_vit.py"],
     "layers/group_block": ["test_group_attention_net.py"],
 }
-EQUIVALENT: dict[str, str] = {}    # "module: change" → why it is no fault
+EQUIVALENT = {    # "module: change" → why it is no fault
+    "groups: v + 0 * g + m → v + 0 * g - m": "the sign makes no difference modulo 2",
+    "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
+}
 
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
                ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
@@ -82,7 +85,8 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
     """Where a node stands: parent, field, index; no types, no texts, and nothing of what an error says."""
     for field, value in ast.iter_fields(tree):
-        if field in ("annotation", "returns") or isinstance(tree, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import)):
+        if field in ("annotation", "returns", "decorator_list") or isinstance(tree, (ast.Raise, ast.Assert,
+                                                                                     ast.JoinedStr, ast.Import)):
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST):
@@ -90,8 +94,8 @@ def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
                 yield from places(node)
 
 
-def mutants(source: str) -> list[tuple[str, str]]:
-    """What was changed, and the source with that change."""
+def mutants(source: str) -> list[tuple[str, int, str]]:
+    """What was changed, in which line, and the source with that change."""
     tree, made = ast.parse(source), []
     for parent, field, index, node in list(places(tree)):
         for other in changes(node):
@@ -102,7 +106,7 @@ def mutants(source: str) -> list[tuple[str, str]]:
                     getattr(parent, field)[index] = what
 
             put(other)
-            made.append((f"line {node.lineno}: {ast.unparse(node)} → {ast.unparse(other)}", ast.unparse(tree)))
+            made.append((f"{ast.unparse(node)} → {ast.unparse(other)}", node.lineno, ast.unparse(tree)))
             put(node)
     return made
 
@@ -133,7 +137,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=130, help="how many mutants, over all modules")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="this module alone")
+    parser.add_argument("--only", nargs="+", choices=TESTS, default=list(TESTS), metavar="MODULE", help="these alone")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     for package in ("torch", "torchvision", "numba", "hypothesis", "scipy.stats", "sklearn.datasets", "pandas"):
@@ -142,14 +146,14 @@ def main() -> int:
     total, chance, log = sum(map(len, known.values())), random.Random(options.seed), Path(tempfile.mkstemp()[1])
     killed = survived = 0
     for module, made in known.items():
-        if options.only not in (None, module):
+        if module not in options.only:
             continue
         started = time.monotonic()
         if not survives(module, ast.unparse(ast.parse((ROOT / "src/e2vit" / f"{module}.py").read_text("utf-8"))), log):
             raise RuntimeError(f"the tests of {module} fail without any fault:\n{log.read_text()[-2000:]}")
         chosen = [one for one in made if f"{module}: {one[0]}" not in EQUIVALENT]
         chosen = chance.sample(chosen, min(len(chosen), max(3, round(options.count * len(made) / total))))
-        alive = [change for change, source in chosen if survives(module, source, log)]
+        alive = [f"line {line}: {change}" for change, line, source in chosen if survives(module, source, log)]
         survived, killed = survived + len(alive), killed + len(chosen) - len(alive)
         print(f"{module}: {len(chosen)} of {len(made)}, {len(alive)} survive, {time.monotonic() - started:.0f} s",
               *alive, sep="\n    ", flush=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support import randomized
 from torch import nn
@@ -43,6 +43,8 @@ def test_element_one_is_a_quarter_turn_counter_clockwise():
 
 @few
 @given(grid_groups, st.integers(1, 9))
+@example(dihedral(4), 3)    # mirrors along both diagonals
+@example(cyclic(4), 4)
 def test_a_left_action_by_pixel_permutations(group, side):
     for x in (images(2, 3, side, side), images(1, 2, group.order, side, side), images(2, side * side, 3)):
         for g in range(group.order):
@@ -129,6 +131,7 @@ def test_the_size_rule_says_when_a_strided_layer_is_exact(size, kernel, padding,
 
 
 def test_the_size_rule_on_the_sizes_of_the_book():
+    assert is_exact(28, 5) and is_exact(28, 5, 1)    # no stride: always
     assert is_exact(28, 4, 0, 4) and is_exact(28, 2, 0, 2) and is_exact(14, 2, 0, 2)
     assert not is_exact(28, 5, 2, 2) and not is_exact(7, 2, 0, 2)
 

@@ -84,6 +84,8 @@ def test_absolute_poses_and_ordinary_convolutions_break_it():
 
 
 def test_the_size_rule_is_enforced_and_names_sizes_that_work():
+    with pytest.raises(ValueError, match="nearby sizes that work: 1, 3"):
+        LiftingConv(cyclic(4), 3, 2, 1, stride=2)(images(2))
     with pytest.raises(ValueError, match="nearby sizes that work: 6, 8"):
         SpatialPool(2)(lifted(cyclic(4), 7))
     with pytest.raises(ValueError, match="kernel 5, padding 2, stride 2 on 28 pixels .* work: 27, 29"):
@@ -162,3 +164,9 @@ def test_smooth_images_turn_exactly():
 def test_a_map_without_a_center_is_refused():
     with pytest.raises(ValueError, match="has no center pixel"):
         turning_error(LiftingConv(cyclic(8), 1, 2, 5, 2).double(), cyclic(8), 1, 28)
+
+
+@pytest.mark.parametrize("layer", [LiftingConv(cyclic(4), 2, 3, 3), GroupConv(dihedral(4), 2, 3, 3)],
+                         ids=["lifting", "group"])
+def test_a_checkpoint_holds_what_is_learned_and_nothing_that_follows_from_the_group(layer):
+    assert set(layer.state_dict()) == {"weight", "bias"}

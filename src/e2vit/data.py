@@ -11,6 +11,7 @@ import difflib
 import hashlib
 import os
 import sys
+import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -116,7 +117,11 @@ def data_root(root: str | Path | None = None) -> Path:
         return Path(root or os.environ["E2VIT_DATA"]).expanduser().absolute()
     if (checkout / "pyproject.toml").exists():
         return checkout / "data" / "raw"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "e2vit"
+    try:
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    except RuntimeError:    # a user without a home, as in some containers
+        cache = Path(tempfile.gettempdir())
+    return cache / "e2vit"
 
 
 def subset(split: Split, fraction: float, seed: int) -> Split:

@@ -18,7 +18,7 @@ from accelerate.utils import gather_object
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import nn
+from torch import nn, optim
 
 from e2vit import fine_tuning, records
 from e2vit.catalog import EXPERIMENTS, Experiment, build
@@ -226,11 +226,11 @@ def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
 def _quick(experiment: Experiment, seed: int) -> Run:
     """A moment of training of a tiny model on 300 embedded digits, in memory only."""
     once = {} if isinstance(experiment.training, FineTuneConfig) else {"updates_per_epoch": None}
+    if getattr(experiment.training, "optimizer", None) == "muon" and not hasattr(optim, "Muon"):
+        once["optimizer"] = "adamw"    # torch is too old; nothing is kept that could be taken for the other
     small = dataclasses.replace(
-        experiment, model=experiment.model.tiny() if hasattr(experiment.model, "tiny") else experiment.model,
-        training=dataclasses.replace(experiment.training, epochs=2, batch_size=50, warmup_epochs=0.5, **once),
-        fraction=0.3,
-    )
+        experiment, fraction=0.3, model=getattr(experiment.model, "tiny", lambda: experiment.model)(),
+        training=dataclasses.replace(experiment.training, epochs=2, batch_size=50, warmup_epochs=0.5, **once))
     splits = embedded(experiment.data)
     splits = dataclasses.replace(splits, test=splits.test[:200])
     splits = in_shape_of(splits, getattr(small.model, "model", small.model))
