@@ -19,7 +19,7 @@ READY := $(VENV)/ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts models test soak reproduce headline serve pdf links clean
+.PHONY: book notebooks pages scripts models test soak mutants reproduce headline serve pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -53,6 +53,10 @@ test: $(READY) scripts models
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -m soak tests
+
+# Small faults made in the groups, actions and layers: the tests must notice 95 % of them. About half an hour on two cores.
+mutants: $(READY)
+	@$(BIN)/python tests/mutants.py
 
 reproduce: $(READY)
 	@$(BIN)/python -m e2vit run --missing --budget-minutes $(MINUTES)
