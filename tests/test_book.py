@@ -68,6 +68,17 @@ def test_pages_are_light(built):
     assert {name: size for name, size in sizes.items() if size > LARGEST_PAGE} == {}
 
 
+def test_the_pages_carry_the_icons_they_show_and_no_others(built):
+    script = (built / "_static" / "scripts" / "fontawesome.js").read_text(encoding="utf-8")
+    assert len(script) < 200_000
+    page = (built / "notebooks" / "01_recap.html").read_text(encoding="utf-8")
+    styles = {"solid", "brands", "regular", "lg"}
+    shown = set(re.findall(r"fa-([a-z-]+)", page)) - styles
+    names = set(re.findall(r'"?([a-z0-9-]+)"?:\[\d+,\d+,\[', script)) | set(re.findall(r'"([a-z0-9-]+)"', script))
+    assert "rocket" in shown and shown <= names, "icons that are gone"
+    assert "skull" not in names
+
+
 def test_a_notebooks_page_opens_on_colab_and_hides_the_first_cell(built):
     for source in pairs.sources():
         page = (built / "notebooks" / f"{source.stem}.html").read_text(encoding="utf-8")
