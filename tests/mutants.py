@@ -25,10 +25,10 @@ SECONDS = 100    # of the processor; a mutant whose tests take longer hangs, and
 TESTS = {    # module → the fastest tests that are enough for it
     "groups": ["test_groups.py", "test_index_tables.py"],
     "actions": ["test_actions.py"],
-    "layers/attention": ["test_group_attention.py", "test_position.py"],
+    "layers/attention": ["test_group_attention_input.py", "test_group_attention.py", "test_position.py"],
     "layers/local_attention": ["test_group_attention.py", "test_group_attention_input.py"],
     "layers/convolution": ["test_convolution.py"],
-    "layers/kernel_basis": ["test_convolution.py"],
+    "layers/kernel_basis": ["test_kernel_basis.py", "test_convolution.py"],
     "layers/position": ["test_position.py", "test_group_attention.py"],
     "layers/pose_attention": ["test_hybrid.py"],
     "layers/pose_position": ["test_hybrid.py"],
@@ -41,6 +41,8 @@ TESTS = {    # module → the fastest tests that are enough for it
 EQUIVALENT = {    # "module: change" → why it is no fault
     "groups: v + 0 * g + m → v + 0 * g - m": "the sign makes no difference modulo 2",
     "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
+    "layers/kernel_basis: (_on_grid(group, g, kernel) / scale).float().reshape(-1, 1, kernel, kernel) → "
+    "(_on_grid(group, g, kernel) / scale).float().reshape(1, -1, kernel, kernel)": "images and channels move alike",
 }
 
 COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from e2vit.groups import cayley_index, cyclic, from_matrices, gsa_index
-from e2vit.layers import LocalGroupSelfAttention
+from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
+from e2vit.layers.attention import Pointwise
 from e2vit.layers.kernels import FEW_SCORES, attend, check, choose
 
 BAD_LAYERS = {
@@ -80,3 +81,21 @@ def test_few_scores_need_no_compiled_kernel():
     assert choose(x["q"], x["k"], x["position"]) == "naive"
     many = torch.zeros(1, 2, 3, 4, 4 * FEW_SCORES, 1, device="meta")
     assert choose(many, x["k"].to("meta"), x["position"].to("meta")) != "triton"
+
+
+@pytest.mark.parametrize("lifting, head_dim, fits", [(False, 2, False), (False, 3, True), (True, 2, True),
+                                                     (True, 1, False), (True, 3, False)])
+def test_released_positions_need_a_channel_for_each_axis_and_one_for_the_elements(lifting, head_dim, fits):
+    def make():
+        return GroupSelfAttention(cyclic(4), 3, 2, head_dim, lifting=lifting, position="released")
+
+    if fits:
+        assert make().lifting == lifting
+    else:
+        with pytest.raises(ValueError, match="released positions need"):
+            make()
+
+
+def test_a_pointwise_map_begins_with_the_variance_that_a_rectifier_needs():
+    torch.manual_seed(0)
+    assert abs(Pointwise(50, 4000).weight.std().item() - (2 / 50) ** 0.5) < 2e-3
