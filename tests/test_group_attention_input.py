@@ -99,3 +99,11 @@ def test_released_positions_need_a_channel_for_each_axis_and_one_for_the_element
 def test_a_pointwise_map_begins_with_the_variance_that_a_rectifier_needs():
     torch.manual_seed(0)
     assert abs(Pointwise(50, 4000).weight.std().item() - (2 / 50) ** 0.5) < 2e-3
+
+
+@pytest.mark.parametrize("window", [3, 5, 7])
+def test_the_weights_of_a_window_of_any_side_sum_to_one(window):
+    layer = LocalGroupSelfAttention(cyclic(2), 3, 2, 4, window=window, backend="naive").double()
+    weights = layer.weights(torch.randn(1, 3, 2, 7, 8, dtype=torch.float64))
+    assert weights.shape[-3:] == (window**2, 7, 8)
+    assert (weights.sum((4, 5)) - 1).abs().max() < 1e-12

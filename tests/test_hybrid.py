@@ -196,3 +196,29 @@ def test_the_stages_are_exact_and_absolute_positions_are_seen_where_they_enter()
     broken = stage_errors(randomized(HybridViT(replace(SMALL, position="absolute"))), images(), cyclic(4), elements)
     assert broken["tokens"] > 1e-2
     assert max(error for name, error in broken.items() if name.startswith("stem")) < 1e-10
+
+
+@pytest.mark.parametrize("mode", ["joint", "within_pose"])
+def test_queries_ask_and_keys_answer(mode):
+    """Keys that are all alike are looked at alike, whatever the queries are; queries that are all alike still choose."""
+    layer = randomized(PoseAttention(cyclic(1), 3, 4, 2, mode, "rotary"))
+    x = torch.randn(2, 1, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        layer.rotary.frequency.zero_()
+        weight = layer.qkv.weight if mode == "joint" else layer.qkv.weight[0].T    # (out, in), a view
+        weight[4:8] = 0    # keys
+    spread = layer(x).std(2).max()
+    assert spread < 1e-12
+    layer = randomized(layer, seed=1)
+    with torch.no_grad():
+        layer.rotary.frequency.zero_()
+        weight[:4] = 0    # queries: all see the same, too, but not the mean
+    assert layer(x).std(2).max() < 1e-12
+    weights = layer(x).mean(2) - layer.out(layer.qkv(x)[..., 8:].mean(2, keepdim=True)).squeeze(2)
+    assert weights.abs().max() > 1e-3
+
+
+def test_a_group_linear_map_keeps_the_size_of_its_input():
+    torch.manual_seed(0)
+    x = torch.randn(50, 8, 10, 40)
+    assert abs(GroupLinear(cyclic(8), 40, 30)(x).std().item() - 1) < 0.05
