@@ -170,3 +170,16 @@ def test_a_map_without_a_center_is_refused():
                          ids=["lifting", "group"])
 def test_a_checkpoint_holds_what_is_learned_and_nothing_that_follows_from_the_group(layer):
     assert set(layer.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("group", [cyclic(4), cyclic(8)], ids=str)
+def test_filters_begin_with_the_variance_that_a_rectifier_needs(group):
+    """Two over the number of basis filters that are summed: channels, for GroupConv poses, and the basis."""
+    torch.manual_seed(0)
+    for layer, summed in ((LiftingConv(group, 6, 300, 3), 6), (GroupConv(group, 6, 300, 3), 6 * group.order)):
+        expected = (2 / (summed * turned_basis(group, 3).shape[1])) ** 0.5
+        assert abs(layer.weight.std().item() / expected - 1) < 0.05
+
+
+def test_a_pool_halves_the_map_when_nothing_else_is_said():
+    assert SpatialPool()(lifted(cyclic(4), 6)).shape[-2:] == (3, 3)
