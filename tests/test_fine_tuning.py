@@ -6,7 +6,7 @@ import json
 import pytest
 import torch
 
-from e2vit import fine_tuning, metrics
+from e2vit import fine_tuning, metrics, records
 from e2vit.catalog import EXPERIMENTS
 from e2vit.data import as_float, embedded, in_shape_of
 from e2vit.experiments import RecordError, find, run
@@ -73,8 +73,8 @@ def test_a_record_names_its_base_and_is_refused_with_another(small):
         run("made/head", "report")
     run("base", "train", seed=1, progress=False)
     (small / "base/seed1.safetensors").rename(small / "base/seed0.safetensors")
-    record = (small / "base/seed1.json").read_text()
-    (small / "base/seed0.json").write_text(record)
+    record = json.loads((small / "base/seed1.json").read_text()) | {"seed": 0}
+    (small / "base/seed0.json").write_text(json.dumps(record | {"digest": records._digest(record)}))
     with pytest.raises(RecordError, match="another checkpoint of base"):
         run("made/head", "report")
 
