@@ -36,7 +36,7 @@ from e2vit.figures import diagrams, recap
 from e2vit.layers.sequence import (
     MultiHeadAttention, shift_matrix, sinusoidal_positions,
 )
-from e2vit.models import TransformerConfig
+from e2vit.models import TransformerConfig, ViT
 from e2vit.sequences import Lesson
 
 # %% tags=["parameters"]
@@ -306,8 +306,9 @@ print(f"{tokens.shape[0]} tokens with {tokens.shape[1]} features; same: {same}")
 assert same
 
 # %% [markdown]
-# Then a vector is added to each token that tells where its patch was. In a ViT these vectors are not waves:
-# they are parameters, learned like all others. Blocks of attention and MLP follow.
+# Then a vector is added to each token that tells where its patch was. In a ViT these vectors are parameters, learned
+# like all others. Ours begin as waves along the rows and the columns, so that neighbors begin alike; training may bend
+# them as it likes. Blocks of attention and MLP follow.
 # Each block normalizes first, which makes training easier ([Xiong et al., 2020](https://arxiv.org/abs/2002.04745)).
 # At the end the tokens are averaged, and a linear map gives a score for each class.
 
@@ -318,6 +319,13 @@ diagrams.vision_transformer(digit[0, 0].numpy(), patch_size=4, depth=vit.model.c
 # ## A vision transformer on turned digits
 #
 # We trained this network on turned digits. In training, each image is turned again by a fresh random angle every time.
+# Ten thousand images are few for a vision transformer. Two things help:
+#
+# - Each training step hides three tenths of the patches, drawn anew for every image
+#   ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)). The network can't lean on a few of them, and a step is cheaper.
+# - The matrices of the blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
+#   It replaces the step of a matrix by the nearest one that moves all directions alike, so none of them lags behind.
+#
 # The epoch to keep was chosen on the validation images. The accuracy on the test images was computed once, at the
 # end. It is read from the record of that run, and so is the curve. The other pictures are drawn with its weights.
 
@@ -346,35 +354,37 @@ print(f"{(answers != some.labels).sum()} errors on {len(some):,} images")
 recap.confusion_matrix(counts.numpy());
 
 # %% [markdown]
-# Nobody told the network that patches lie on a grid. The positions started as noise. What did they become?
+# The positions began as waves along rows and columns. What has training made of them?
 
 # %% mystnb={"figure": {"name": "fig-positions", "caption": "Learned positions of the plain ViT (record rotmnist/vit, seed 0). Each small map belongs to the patch marked by a circle and shows how similar its position vector is to those of all patches."}, "image": {"alt": "Forty-nine small maps on a seven by seven grid, each bright at its own patch."}}
 position = vit.model.position[0].detach().numpy()
 recap.positional_similarity(position, side=vit.model.config.side);
 
 # %% [markdown]
-# Each patch resembles itself most, so each place is told apart. There are also rings: do places at the same distance
-# from the center resemble each other? A stroke of a digit that is turned at random visits all of them alike.
+# Each patch resembles itself most, so each place is told apart. A stroke of a digit that is turned at random visits all
+# places at the same distance from the center alike. Do these places resemble each other more than others do? The
+# waves at the start are the comparison.
 
 # %%
 side = vit.model.config.side
 row, column = np.array(np.divmod(np.arange(side**2), side)) - (side - 1) / 2
 distance = np.hypot(row, column)    # from the center, in patches
-unit = position / np.linalg.norm(position, axis=1, keepdims=True)
 same_ring = np.abs(distance[:, None] - distance) < 0.5
 pairs = ~np.eye(side**2, dtype=bool)
-print(f"mean similarity of two places on the same ring {(unit @ unit.T)[pairs & same_ring].mean():.2f}, "
-      f"on different rings {(unit @ unit.T)[pairs & ~same_ring].mean():.2f}")
+for name, vectors in (("at the start", ViT(vit.model.config).position[0].detach().numpy()), ("learned", position)):
+    unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    print(f"{name:12}  mean similarity of two places on the same ring {(unit @ unit.T)[pairs & same_ring].mean():.2f}, "
+          f"on different rings {(unit @ unit.T)[pairs & ~same_ring].mean():.2f}")
 
 # %% [markdown]
-# So the ViT has learned some geometry from data alone. But note what is tied to *this* grid: turn the image, and a stroke meets other positions, with other vectors. Inside a
+# Whatever geometry the ViT has learned came from the data. And note what is tied to *this* grid: turn the image, and a stroke meets other positions, with other vectors. Inside a
 # patch, the turned pixels meet other weights of the embedding.
 # Nothing in the architecture says that the turned digit is the same digit. It has to be learned, angle by angle.
 
 # %% [markdown]
 # ## What happens when the input turns?
 #
-# We compare two runs of the same network. One saw upright digits only. The other saw digits at all angles.
+# We compare two networks of this shape. One saw upright digits only. The other saw digits at all angles.
 # Both now classify the same upright test digits of MNIST, turned by a growing angle.
 #
 # One trap first. rotMNIST draws its digits from all of MNIST, training and test images alike. So some test digits

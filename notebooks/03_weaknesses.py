@@ -526,7 +526,7 @@ fault_figures.positions(offsets.numpy(), encodings, first, faults.HALF_MAXIMUM);
 # The claim behind all of this is that the group makes attention *better*. A fair test lets both networks classify the **same** images
 # and counts those that only one of them gets right. If they are equally good, each is the only right one equally often. This is McNemar's test.
 #
-# The released recipe gets nowhere in the few epochs that we can afford. So there is one more pair, *on equal terms*: the corrected layer over C4, and the
+# The released recipe gets not far in the few epochs that we can afford. So there is one more pair, *on equal terms*: the corrected layer over C4, and the
 # same network without a group. Both have sound positions and were trained as our ViT is: by Muon, with a falling rate, on turned images.
 
 # %%
