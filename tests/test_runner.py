@@ -1,6 +1,7 @@
 """The runner: order, budget, bases, failures, and several processes side by side."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -85,6 +86,30 @@ def test_what_has_no_epochs_is_cut_short_and_done_by_the_next_call(whole, tmp_pa
     assert seeds_present(NAME, tmp_path) == []
     assert work(NAME, results=tmp_path) == 0
     assert outcome(tmp_path) == whole
+
+
+@pytest.mark.parametrize("handler", [signal.SIG_IGN, signal.default_int_handler], ids=["in the background", "in front"])
+def test_a_budget_ends_also_where_interrupts_are_ignored(handler):
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        started = time.monotonic()
+        with pytest.raises(OutOfTime), runner._interrupted_after(0.2):
+            while time.monotonic() < started + 20:
+                time.sleep(0.01)
+        assert time.monotonic() < started + 15
+        assert signal.getsignal(signal.SIGINT) is handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_interrupts_of_others_stay_ignored_in_the_background():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with runner._interrupted_after(60):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_is_there_is_passed_over_in_silence(tmp_path, monkeypatch, capsys):

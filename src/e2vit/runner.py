@@ -7,6 +7,7 @@ they may be children of one command, or sit on different machines that share the
 import _thread
 import math
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -134,6 +135,14 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
         over.set()
         _thread.interrupt_main()
 
+    def only_by_us(*_) -> None:
+        if over.is_set():
+            raise KeyboardInterrupt
+
+    # Shells start what runs in the background deaf to interrupts: there, nobody else's is let in.
+    deaf = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    if deaf:
+        signal.signal(signal.SIGINT, only_by_us)
     timer = threading.Timer(max(0.0, seconds), interrupt) if seconds < threading.TIMEOUT_MAX else None
     if timer is not None:
         timer.daemon = True
@@ -147,6 +156,8 @@ def _interrupted_after(seconds: float) -> Iterator[None]:
     finally:
         if timer is not None:
             timer.cancel()
+        if deaf:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _report(task: Task, record: dict) -> None:
