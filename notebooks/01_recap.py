@@ -319,10 +319,11 @@ diagrams.vision_transformer(digit[0, 0].numpy(), patch_size=4, depth=vit.model.c
 # ## A vision transformer on turned digits
 #
 # We trained this network on turned digits. In training, each image is turned again by a fresh random angle every time.
-# Ten thousand images are few for a vision transformer. Two things help:
+# Ten thousand images are few for a vision transformer. Two tools made for that were used together; what each of them
+# is worth alone was not measured in full runs:
 #
 # - Each training step hides three tenths of the patches, drawn anew for every image
-#   ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)). The network can't lean on a few of them, and a step is cheaper.
+#   ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)). The network can't lean on a few of them, and a step computes less.
 # - The matrices of the blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
 #   It replaces the step of a matrix by the nearest one that moves all directions alike, so none of them lags behind.
 #
