@@ -9,7 +9,7 @@ from torch import nn
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.optimizer import make_optimizer, muon
 
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason=f"torch {torch.__version__} has no Muon")
+needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason=f"not run: torch {torch.__version__} has no Muon")
 CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
 
 
@@ -35,7 +35,7 @@ def model() -> ViT:
 @pytest.mark.parametrize(("name", "decay"), [("adamw", 0.0), ("muon", 0.0), ("adam", 0.3)])
 def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, decay):
     if name == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip(f"torch {torch.__version__} has no Muon")
+        pytest.skip(f"not run: torch {torch.__version__} has no Muon")
     for group in make_optimizer(name, model, 1e-3, 0.3).param_groups:
         vectors = [p for p in group["params"] if p.ndim <= 1]
         assert len(vectors) in (0, len(group["params"]))
