@@ -43,7 +43,7 @@ from e2vit.sequences import Lesson
 mode = default_mode()    # "quick" | "report" | "train"
 
 # %% [markdown]
-# ## The original transformer
+# ## Deeper: the original transformer
 #
 # The transformer was made for translation ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762)).
 # It has two columns. The *encoder* reads a sentence. The *decoder* writes another one, word by word.
@@ -109,7 +109,7 @@ recap.shaded_sentences([text.split() for text in texts], weights, places, names)
 # In a large network many layers mix their tokens, and the weights of one layer are a hint at most.
 
 # %% [markdown]
-# ## Scaled dot-product attention
+# ## Deeper: scaled dot-product attention
 #
 # Where do the weights come from? Each token makes three vectors, by three learned linear maps:
 #
@@ -152,7 +152,7 @@ for d in (16, 64, 256):
           f"divided by √d {products.std() / math.sqrt(d):.1f}")
 
 # %% [markdown]
-# ## Several heads
+# ## Deeper: several heads
 #
 # One softmax can look at one kind of thing. So attention is done several times side by side.
 # Each *head* $h$ has its own shorter queries, keys and values; a last linear map joins the results:
@@ -236,7 +236,7 @@ recap.shift_as_rotation(before, after, pairs=[1, 3, 5]);
 # A *representation* writes each move as a matrix, so that composing moves is multiplying matrices, here $M_s$.
 
 # %% [markdown]
-# ## The transformer at work
+# ## Deeper: the transformer at work
 #
 # Now all parts together, on a task small enough for one processor core: read a sequence of digits, write it backwards.
 # Sequences have three to eight digits. Short ones are filled up with padding, which a mask hides.

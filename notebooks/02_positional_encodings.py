@@ -295,7 +295,7 @@ some = [0, 1, 4, 5]
 figures.index_maps(2 * seen_in_mirror[some].numpy(), ["0°", "90°", "mirror", "mirror, then 90°"], some);
 
 # %% [markdown]
-# ## Learned encodings
+# ## Deeper: learned encodings
 #
 # What do encodings look like after training? We train a small network for a moment: a lifting layer, one group layer
 # (below), and an average. It has the form of the released networks of
@@ -355,8 +355,10 @@ assert same
 # and $m$, and the output has $x$ and $v$. Keys in different poses should be told apart, so the score gets one more term,
 # a vector $e$ from a table of learned vectors. An index $G[v, g, m]$ says which one:
 #
-# $$\mathrm{out}(x, v) = W \sum_g \sum_{m,\,y} \operatorname{softmax}_{(m,y)}\big[\langle q(x,g), k(y,m)\rangle
-# + \langle q(x,g), \rho(v^{-1}(y-x))\rangle + \langle q(x,g), e(G[v,g,m])\rangle\big]\, \mathrm{val}(y,m) .$$
+# $$\begin{aligned}
+# \mathrm{out}(x, v) &= W \sum_g \sum_{m,\,y} \operatorname{softmax}_{(m,y)}[s]\; \mathrm{val}(y,m) , \\
+# s &= \langle q(x,g), k(y,m)\rangle + \langle q(x,g), \rho(v^{-1}(y-x))\rangle + \langle q(x,g), e(G[v,g,m])\rangle .
+# \end{aligned}$$
 #
 # Turn the input by $r$: now $f'(x, g) = f(r^{-1}x, r^{-1}g)$. We go through the same steps as before, with $y = r y'$,
 # $m = r m'$, $g = r g'$.
@@ -484,7 +486,7 @@ for name, index in tables.items():
 # not zero: zero looks like "exact".
 
 # %% [markdown]
-# ## What "steerable" buys, and what it does not
+# ## Deeper: what "steerable" buys, and what it does not
 #
 # An image is turned by 45 degrees. $C_4$ has no element for this, $C_8$ has. Is a layer over $C_8$ equivariant to
 # eighth turns? Three things stand in the way:
@@ -555,7 +557,7 @@ figures.errors_by_angle(degrees.tolist(), errors);
 # only exact turns are quarter turns.
 
 # %% [markdown]
-# ## The size rule
+# ## Deeper: the size rule
 #
 # Even quarter turns can be lost, in a layer that nobody suspects. A pool or a convolution with a stride looks at every
 # second place. When its windows do not fill the map evenly, the turned map is sampled at other places.

@@ -194,7 +194,7 @@ for group in (cyclic(1), cyclic(8), cyclic(12), cyclic(16), dihedral(4)):
 figures.scores_by_layer(scores);
 
 # %% [markdown]
-# ### Time and memory
+# ### Deeper: time and memory
 #
 # Scores need not be stored. The written-out formula puts them all into memory, as the released code does. Our kernel computes them,
 # uses them, and forgets them; the result is the same up to rounding. The table is the record of a benchmark: the whole network over $C_4$,
@@ -216,7 +216,7 @@ pd.DataFrame([{
 } for row in network]).set_index("what")
 
 # %% [markdown]
-# ### How it grows
+# ### Deeper: how it grows
 #
 # How does the time of one group layer grow with the order $|H|$ of the group, and with the side $n$ of the image? If time is $a\, x^b$,
 # the exponent $b$ is a slope between logarithms. By counting we expect $|H|^3$ for the scores, and $n^2$ with a window.
@@ -247,7 +247,7 @@ figures.growth(panels);
 # A smaller power for certain comes from asking for less. Let the query have the pose of the output, $g = v$: that is equivariant too, and has
 # $|H|^2$ in place of $|H|^3$ scores.
 #
-# ### When is a card full?
+# ### Deeper: when is a card full?
 #
 # In training, every score is kept for the backward pass. From the benchmark we know how many bytes each score costs. The rest is a formula.
 # Change the first line and run the cell again:
@@ -407,7 +407,9 @@ fault_figures.artifact(rows);
 # %% [markdown]
 # ## 6. What nobody reported
 #
-# ### The digits stand in a mirror
+# Four faults that no table shows: one in the data, one in an index table, one in a pool, and two in the numbers.
+#
+# ### Deeper: the digits stand in a mirror
 #
 # The official files of rotated MNIST are text: one image a line, 784 numbers. They run **column by column**. Public loaders read them row by
 # row. So every digit comes out transposed, which is a mirror image of it. Nobody notices: the digits are turned anyway, and a network
@@ -436,7 +438,7 @@ fault_figures.transposed(as_float(pool.validation.images[:8, 0]).numpy(), readin
 # **The fix:** transpose when you read the file. `e2vit.data` does. *Train upright, test rotated* numbers that were made without it are
 # numbers for mirrored digits.
 #
-# ### The index table of $D_4$
+# ### Deeper: the index table of $D_4$
 #
 # Chapter 2 derives when an index table is equivariant. That of GE-ViT is for turns alone, and not for turns and mirrors together. That of GSA-Nets
 # is for neither. What does the fault do on its way up? We measure it in one layer with random weights, in the last map of an untrained network, and in its
@@ -469,7 +471,7 @@ for label, run in trained_faults.items():
 print(f"trained networks with a record: {len(trained_faults)}")
 
 # %% [markdown]
-# ### The pool that breaks the network
+# ### Deeper: the pool that breaks the network
 #
 # A pool of $2 \times 2$ on a map of odd size leaves a row and a column out. The turned map loses another row and another column. Chapter 2 states the rule:
 # $(n + 2p - k) \bmod s = 0$. The released network for tumor images (PatchCamelyon, 96 pixels) ends with such a pool on $7 \times 7$.
@@ -492,7 +494,7 @@ fault_figures.size_rule(pools, 96);
 # %% [markdown]
 # **The fix:** leave out the last pool, or choose a size at which the rule holds.
 #
-# ### Positions that are only signs, and losses that are no numbers
+# ### Deeper: positions that are only signs, and losses that are no numbers
 #
 # The released encoding of a position takes the offset through a linear layer, then a LayerNorm with $\varepsilon = 10^{-12}$. At the start the biases are
 # zero, so all hidden features are multiples of the offset. The norm divides by their size. What is left is the **sign** of the offset.

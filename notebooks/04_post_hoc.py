@@ -318,7 +318,7 @@ assert exact.iloc[:-1].all(axis=None) and not exact.iloc[-1].any()
 exact
 
 # %% [markdown]
-# ## What is the same
+# ## Deeper: what is the same
 #
 # Some methods are closer than they look.
 #
@@ -376,7 +376,7 @@ with torch.no_grad():
 post_hoc.six_or_nine(orbit(cyclic(8), sixes[doubtful : doubtful + 1])[:, 0, 0].numpy(), p[doubtful].numpy(), rules);
 
 # %% [markdown]
-# ## Which view wins?
+# ## Deeper: which view wins?
 #
 # Take upright digits, turn them by a known angle, and ask which view makes the model surest.
 #
@@ -394,7 +394,7 @@ winners = {titles[name]: np.stack([comparison.winning_views(
 post_hoc.winning_views(winners, turns, sixteen.order);
 
 # %% [markdown]
-# ## What the class token looks at
+# ## Deeper: what the class token looks at
 #
 # Learned attention gives every view a weight. Turn the image by one step of the group, and the weights must move along
 # by one view. Otherwise the method would not be invariant.
@@ -417,7 +417,7 @@ print("fine-tuned" if tuned else "not fine-tuned: there is no record yet")
 post_hoc.attention_over_views(torch.stack(weights).numpy(), turned[:, 0].numpy(), [360 * k / steps for k in eighth]);
 
 # %% [markdown]
-# ## Does it also help against shifts?
+# ## Deeper: does it also help against shifts?
 #
 # The group of this chapter holds turns, no translations. Nothing is promised for a shifted image.
 # A ViT cuts the image into patches on a fixed grid, so a shift by a pixel changes every token.
@@ -430,7 +430,7 @@ changed = {"one view": comparison.changed_by_shifts(base.eval(), few, pixels),
 post_hoc.shifts(pixels, changed);
 
 # %% [markdown]
-# ## Is the confidence deserved?
+# ## Deeper: is the confidence deserved?
 #
 # A classifier that says 90 % should be right nine times in ten. The rules that choose the same class can differ here.
 
@@ -528,7 +528,7 @@ comparison.controls(list(tables), found if mode == "quick" else None)
 # On upright images it can learn that the first view is the best one, and looks as good as any. On turned images the best
 # view stands elsewhere. Only the proof of invariance, or a test on turned images, tells the two apart.
 #
-# ### A number that differs from elsewhere
+# ### Deeper: a number that differs from elsewhere
 #
 # For the second setting, numbers circulate that are far lower than ours. We know one reason. The files of the official
 # rotated MNIST hold each image *column by column*. Read row by row, every digit is mirrored.

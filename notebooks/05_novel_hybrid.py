@@ -148,7 +148,7 @@ worst = max(ablation.stage_errors(mirrors, sample, dihedral(4), list(range(1, 8)
 print(f"D4, all 7 other elements, every stage: {worst:.1e}")
 
 # %% [markdown]
-# ## Angles between the pixels
+# ## Deeper: angles between the pixels
 #
 # A quarter turn moves pixels onto pixels. A turn by 45° does not.
 # For $C_8$ a filter must be turned by 45°, and then it has to be put back on the grid. How?
@@ -247,7 +247,7 @@ for name in sorted(accuracies, key=accuracies.get, reverse=True):
 # Read it line by line against `ablation/hybrid-c4`. Differences below the interval of the test accuracy, about 0.2 points here, mean nothing.
 # With a single seed even larger ones may be luck.
 #
-# ## Training
+# ## Deeper: training
 #
 # How does a run come to its accuracy? The loss is measured on turned digits while the weights move. The validation error belongs to
 # the moving average of the weights, which is what we keep. It lags at first, and then it is smoother. We draw the ablations: they are of

@@ -212,7 +212,7 @@ attention.heads(by_pose.numpy(), (middle_hybrid, middle_hybrid), digits[0][0].nu
                 [f"pose {pose}" for pose in range(group.order)]);
 
 # %% [markdown]
-# ### How far do heads look?
+# ### Deeper: how far do heads look?
 #
 # The *attention distance* of a head is the mean distance in pixels between a token and what it looks at
 # ([Dosovitskiy et al., 2021](https://arxiv.org/abs/2010.11929)). In large vision transformers it grows with depth.
@@ -232,7 +232,7 @@ even = attention_distance(torch.full((1, 1, tokens, tokens), 1 / tokens), vit.co
 attention.distances(distance, even);
 
 # %% [markdown]
-# ### Where the ViT keeps its geometry
+# ### Deeper: where the ViT keeps its geometry
 #
 # A plain ViT has two places where it can store what the plane looks like: one learned vector for each position, and the filters that read the patches.
 
@@ -465,7 +465,7 @@ print(f"half the width of a panel is {reach:.2f} of the typical distance between
 representation.paths(paths, degrees, float(reach));
 
 # %% [markdown]
-# ### Tuning curves
+# ### Deeper: tuning curves
 #
 # Neuroscientists turn a bar in front of an eye and record how strongly a cell answers at each angle: its *tuning curve*.
 # We do the same to units of the hybrid's first layer. Each unit exists in four poses. Their curves are one curve, shifted by 90 degrees.
@@ -520,7 +520,7 @@ with torch.no_grad():
 predictions.polar_logits(polar, degrees, labels[0]);
 
 # %% [markdown]
-# ### Between the quarter turns
+# ### Deeper: between the quarter turns
 #
 # The hybrid knows four turns. What about the angles in between? We turn the input by any angle, and compare with the feature map turned by the same angle.
 # The comparison is within the disc that stays in the picture. Turning a coarse map needs interpolation, so some error is there for every model; what counts is how it depends on the angle.
@@ -544,7 +544,7 @@ explore(lambda digit: predictions.polar_probabilities(
     {label: true_class[label][[digit]] for label in true_class}, wide), digit=range(min(counts.values())))
 
 # %% [markdown]
-# ## Views of a model made invariant afterwards
+# ## Deeper: views of a model made invariant afterwards
 #
 # A post-hoc method shows all views of an image to an ordinary model and combines the answers.
 # With the aggregate *most certain*, the view decides of which the model is surest. That view is a guess of what is upright.

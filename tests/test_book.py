@@ -68,6 +68,27 @@ def test_pages_are_light(built):
     assert {name: size for name, size in sizes.items() if size > LARGEST_PAGE} == {}
 
 
+def test_a_page_shows_its_text_before_it_runs_scripts(built):
+    """Only two small scripts, which later ones need at once, hold up the first paint; widgets need a kernel anyway."""
+    for path in [*built.glob("book/*.html"), *built.glob("notebooks/*.html")]:
+        head = path.read_text(encoding="utf-8").partition("</head>")[0]
+        blocking = [re.search(r'src="([^"?]*)', tag)[1] for tag in re.findall(r"<script[^>]*src=[^>]*>", head)
+                    if "defer" not in tag]
+        assert [name.rpartition("/")[2] for name in blocking] == ["documentation_options.js", "doctools.js"], path.name
+        assert "jupyter.widget" not in head and len(head) < 10_000, path.name
+
+
+def test_a_deeper_section_is_folded_on_its_page_and_open_on_paper(built):
+    for source in pairs.sources():
+        marked = len(re.findall(r"^# ##+ Deeper: ", source.read_text(encoding="utf-8"), re.MULTILINE))
+        page = (built / "notebooks" / f"{source.stem}.html").read_text(encoding="utf-8")
+        assert page.count('<details class="deeper"><summary>') == marked > 0
+        assert page.count("<details") == page.count("</details>")
+    paper = ROOT / "_build" / "singlehtml" / "book" / "intro.html"
+    if paper.exists():
+        assert '<details class="deeper">' not in paper.read_text(encoding="utf-8")
+
+
 def test_the_pages_carry_the_icons_they_show_and_no_others(built):
     script = (built / "_static" / "scripts" / "fontawesome.js").read_text(encoding="utf-8")
     assert len(script) < 200_000

@@ -1,4 +1,4 @@
-"""Every page of the built book in headless Chromium: no error, no outside request, legible on a phone."""
+"""Every page of the built book in headless Chromium, its folds opened: no error, no outside request, legible on a phone."""
 
 import json
 from pathlib import Path
@@ -16,7 +16,12 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 
 READY = """
 const done = arguments[0];
-const typeset = () => window.MathJax && MathJax.startup ? MathJax.startup.promise : Promise.resolve();
+document.querySelectorAll('details').forEach(fold => { fold.open = true; });
+const all = () => MathJax.startup.document.lazyTypesetAll();    // those far from the window, too
+const whole = (tries) => window.MathJax && !MathJax.startup && tries
+  ? new Promise(go => setTimeout(go, 50)).then(() => whole(tries - 1))
+  : window.MathJax && MathJax.startup ? MathJax.startup.promise.then(all) : Promise.resolve();
+const typeset = () => whole(100);
 typeset().then(() => document.fonts.ready).then(() => setTimeout(done, 300));
 """
 FACTS = """
@@ -122,10 +127,24 @@ FOUND = """
 const done = arguments[0];
 const look = () => {
   const leads = [...document.querySelectorAll('#search-results li a')].map(a => a.getAttribute('href'));
-  leads.length || /did not match/.test(document.body.textContent) ? done(leads) : setTimeout(look, 100);
+  /Search finished|did not match/.test(document.body.textContent) ? done(leads) : setTimeout(look, 100);
 };
 look();
 """
+
+
+def test_a_fold_opens_by_keyboard_and_its_formulas_are_set_then(browser, site):
+    require(vendor.is_vendored(), "npm, and so the vendored scripts,")
+    browser.get(f"{site}/notebooks/02_positional_encodings.html")
+    formulas = ("const inside = [...document.querySelectorAll('details.deeper .math')];"
+                "return [inside.length, inside.filter(e => e.checkVisibility({contentVisibilityAuto: true})).length]")
+    count, seen = browser.execute_script(formulas)
+    assert count > 0 and seen == 0, "a fold is closed"
+    for summary in browser.find_elements("css selector", "details.deeper > summary"):
+        summary.send_keys("\n")
+    assert browser.execute_script(formulas) == [count, count]
+    browser.execute_async_script(READY)
+    assert browser.execute_script(FACTS)["raw"] == 0
 
 
 def test_the_search_finds_what_is_there_and_nothing_else(browser, site):

@@ -1,8 +1,9 @@
-"""Sphinx extension: pages that ask no other host and log no error.
+"""Sphinx extension: pages that ask no other host, log no error and show their text before they run scripts.
 
 The scripts that themes and extensions take from public networks (CDN) are replaced by those in _static/vendor, when
 book/tools/vendor.py has put them there. Thebe's script is dropped: the book starts no remote kernel, and its settings
-are declared twice on a page.
+are declared twice on a page. So are the widgets' scripts and states: a widget needs a kernel, and the chapters have a
+player without one in its place.
 """
 
 import sys
@@ -13,20 +14,20 @@ from sphinx.util import logging
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
 import vendor  # noqa: E402
 
-MATHJAX = "vendor/mathjax/es5/tex-mml-chtml.js"
+MATHJAX = "vendor/mathjax/es5/startup.js"
+# Its parts: TeX without MathML, no menu; a formula is set when it comes near the window, and is read out as MathML.
+FORMULAS = {"loader": {"load": ["input/tex", "output/chtml", "ui/lazy", "a11y/assistive-mml"]},
+            "options": {"lazyMargin": "600px"}}
+NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")    # by the theme's scripts between the tags
 LIVE = "book/live"
 RUNTIME = "onnxruntime-web"
-WIDGETS = {
-    "require-base.js": {},
-    "vendor/requirejs/require.js": {},
-    "vendor/@jupyter-widgets/html-manager/dist/embed-amd.js": {"data-jupyter-widgets-cdn-only": ""},
-}
 
 
 def use_vendored(app, config):
+    config.nb_ipywidgets_js = {}
+    config.mathjax3_config = FORMULAS
     if vendor.is_vendored():
         config.mathjax_path = MATHJAX
-        config.nb_ipywidgets_js = WIDGETS
     else:
         logging.getLogger(__name__).info("scripts are not vendored: pages take them from public networks (CDN)")
 
@@ -47,18 +48,23 @@ def link_pdf(app, pagename, templatename, context, doctree):
         context["theme_extra_footer"] = f'<a href="{address}">The whole book as one PDF</a>'
 
 
-def drop_thebe(app, pagename, templatename, context, doctree):
-    context["script_files"] = [script for script in context.get("script_files", []) if not _is_thebe(script)]
+def thin_out(app, pagename, templatename, context, doctree):
+    """Drops scripts that do nothing here; the others wait for the text, in their order."""
+    context["script_files"] = [script for script in context.get("script_files", []) if not _is_idle(script)]
+    for script in context["script_files"]:
+        if (name := str(getattr(script, "filename", None) or "")) and not name.endswith(NEEDED_AT_ONCE):
+            script.attributes["defer"] = "defer"
 
 
-def _is_thebe(script) -> bool:
-    return "thebe" in str(getattr(script, "filename", script)) or "THEBE" in str(
-        getattr(script, "attributes", {}).get("body", ""))
+def _is_idle(script) -> bool:
+    attributes = getattr(script, "attributes", {})
+    return ("thebe" in str(getattr(script, "filename", script)) or "THEBE" in str(attributes.get("body", ""))
+            or attributes.get("type") == "application/vnd.jupyter.widget-state+json")
 
 
 def setup(app):
     app.connect("config-inited", use_vendored, priority=400)
-    app.connect("html-page-context", drop_thebe, priority=900)
+    app.connect("html-page-context", thin_out, priority=900)
     app.connect("html-page-context", add_live_scripts)
     app.connect("html-page-context", link_pdf, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
