@@ -1,6 +1,8 @@
 """Records: written whole, read with suspicion; the catalog; the command line."""
 
+import hashlib
 import json
+import subprocess
 from dataclasses import replace
 from functools import lru_cache
 
@@ -11,8 +13,10 @@ from e2vit import experiments, records
 from e2vit.__main__ import main
 from e2vit.catalog import EXPERIMENTS
 from e2vit.data import embedded
-from e2vit.experiments import Claimed, RecordError, find, read_record, run, status
+from e2vit.experiments import Claimed, RecordError, find, read_record, record_of, run, status
 from e2vit.metrics import predict
+
+from conftest import ROOT
 
 NAME = "digits/vit"
 
@@ -100,6 +104,26 @@ def test_a_checkpoint_that_is_not_its_records_is_refused(spoiled, damage):
     file.unlink()
     with pytest.raises(RecordError, match="checkpoint"):
         run(NAME, results=spoiled)
+
+
+def test_a_record_without_its_checkpoint_can_be_read_but_not_run(spoiled, monkeypatch):
+    monkeypatch.setenv("E2VIT_RESULTS", str(spoiled))
+    record_file(spoiled).with_suffix(".safetensors").unlink()
+    for mode in ("report", "train"):
+        assert record_of(NAME, mode)["experiment"] == NAME
+        with pytest.raises(RecordError, match=f"run {NAME} --seed 0 --results FOLDER makes both anew"):
+            run(NAME, mode)
+
+
+def test_every_record_of_the_book_has_its_checkpoint_or_git_is_told_to_leave_it_out():
+    for record in (ROOT / "data" / "results").rglob("seed*.json"):
+        checkpoint = record.with_suffix(".safetensors")
+        left_out = subprocess.run(["git", "check-ignore", "-q", "--no-index", str(checkpoint)], cwd=ROOT).returncode == 0
+        wanted = json.loads(record.read_text(encoding="utf-8"))["checkpoint_sha256"]
+        if checkpoint.exists():
+            assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == wanted, record
+        else:
+            assert left_out, f"{checkpoint} is neither there nor named in .gitignore"
 
 
 def test_a_missing_record_names_the_command(tmp_path):

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from e2vit.actions import act
 from e2vit.catalog import EXPERIMENTS, build
-from e2vit.experiments import RecordError, Run, read_record, run, seeds_present
+from e2vit.experiments import RecordError, Run, record_of, run, seeds_present
 from e2vit.groups import FiniteGroup
 
 
@@ -59,7 +59,7 @@ def found(prefix: str, mode: str, quick: tuple[str, ...] = ()) -> dict[str, list
         seeds = seeds_present(name) if mode == "report" else range(1 if mode == "quick" else EXPERIMENTS[name].seeds)
         for seed in seeds:
             try:
-                record = read_record(name, seed) if mode == "report" else run(name, mode, seed).record
+                record = record_of(name, mode, seed)
             except RecordError:    # stale or altered: it does not count
                 continue
             records.setdefault(name, []).append(record)

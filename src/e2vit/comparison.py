@@ -12,7 +12,7 @@ from torch import Tensor
 
 from e2vit.actions import rotate
 from e2vit.catalog import EXPERIMENTS
-from e2vit.experiments import RecordError, Run, read_record, results_folder, run, seeds_present
+from e2vit.experiments import RecordError, Run, read_record, record_of, results_folder, run, seeds_present
 from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
@@ -55,7 +55,7 @@ def records(setting: str) -> list[dict[str, Any]]:
 def trained(setting: str) -> list[dict[str, Any]]:
     """The records of a setting, each made where it is missing: hours on a GPU."""
     names = [name for name in EXPERIMENTS if name.startswith(f"post_hoc/{setting}/")]
-    return [run(name, "train", seed).record for name in names for seed in range(EXPERIMENTS[name].seeds)]
+    return [record_of(name, "train", seed) for name in names for seed in range(EXPERIMENTS[name].seeds)]
 
 
 def base_table(settings: list[str], mode: str) -> pd.DataFrame:
@@ -64,7 +64,7 @@ def base_table(settings: list[str], mode: str) -> pd.DataFrame:
     for setting in settings:
         name = EXPERIMENTS[f"post_hoc/{setting}/none/mean_logits"].base
         try:
-            record = run(name, mode).record if mode != "report" else read_record(name)
+            record = record_of(name, mode)
         except RecordError:
             continue
         low, high = record["test"]["interval"]

@@ -31,7 +31,7 @@ from e2vit.training import discard_state, make_accelerator, sweep, train
 
 MODES = ("quick", "report", "train")
 
-__all__ = ["EXPERIMENTS", "Experiment", "MODES", "RecordError", "Run", "default_mode", "find", "run", "status"]
+__all__ = ["EXPERIMENTS", "Experiment", "MODES", "RecordError", "Run", "default_mode", "find", "record_of", "run", "status"]
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,12 @@ def seeds_present(name: str, results: Path | None = None) -> list[int]:
 def read_record(name: str, seed: int = 0, results: Path | None = None) -> dict[str, Any]:
     """A record without its model. Error: RecordError when it is missing, stale or altered."""
     return records.read(find(name), seed, results)
+
+
+def record_of(name: str, mode: str = "report", seed: int = 0) -> dict[str, Any]:
+    """A record without its model: read where it is, else made as ``run`` makes it. For what needs no weights."""
+    there = mode != "quick" and seed in seeds_present(name)
+    return read_record(name, seed) if mode == "report" or there else run(name, mode, seed).record
 
 
 def tidy(experiment: Experiment, seed: int, results: Path | None = None) -> None:
@@ -207,6 +213,10 @@ def build_on(base: Run | None, experiment: Experiment, seed: int) -> nn.Module:
 def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
     record = records.read(experiment, seed, folder.parents[experiment.name.count("/")])
     checkpoint = folder / f"seed{seed}.safetensors"
+    if not checkpoint.exists():
+        raise RecordError(f"{checkpoint} is missing: of runs that only stand in a table the repository keeps the record, "
+                          f"not the checkpoint; python -m e2vit run {experiment.name} --seed {seed} --results FOLDER "
+                          "makes both anew")
     try:
         if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != record["checkpoint_sha256"]:
             raise RecordError(f"{checkpoint} is not the checkpoint that its record names")
