@@ -449,8 +449,10 @@ post_hoc.reliability(curves);
 # There are three regimes:
 #
 # - **no fine-tuning**: the model as it was trained,
-# - **last layer**: the head and the aggregate are trained, the features stay,
-# - **every weight**.
+# - **last layer**: the head and the aggregate are trained, the features stay. Three runs with three seeds; the table gives
+#   their mean.
+# - **every weight**: it costs sixteen times an ordinary run, so a few methods stand for all, once each, where the base
+#   model is small.
 #
 # And there are four settings. In the second one, *training and fine-tuning* see upright digits only: a model that was
 # fine-tuned on rotated digits would no longer answer the question.
@@ -503,8 +505,7 @@ comparison.percent_table(tables["aerial"]) if "aerial" in tables else "no record
 # %% [markdown]
 # The aerial scenes of the fourth setting are RSSCN7 (Zou et al., IEEE GRSL, 2015), reduced to 64×64 pixels.
 # They have no upright, so mirrors are allowed too: the group is $D_4$ with its 8 exact views. The pictures come without
-# a license, so neither they nor weights that were trained on them are part of this repository. Whoever has the pictures
-# can run these experiments, and the rows appear here.
+# a license, so neither they nor weights that were trained on them are part of this repository, only the numbers.
 #
 # ### Which one to take?
 #

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from e2vit import comparison, metrics
 from e2vit.figures import post_hoc
 from e2vit.groups import cyclic
+from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
 
 
@@ -34,14 +35,16 @@ def test_a_table_has_a_row_for_each_method_and_regime_in_order():
         ("one_view", "none", 1), ("mean_logits", "none", 1), ("vote", "none", 1), ("vote", "head", 2)]
     assert frame["accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.8, 0.92])
     assert frame["low"][0] < 0.6 < frame["high"][0]
-    assert frame["low"][2] == pytest.approx(0.79) and frame["high"][2] == pytest.approx(0.82)    # one seed: Wilson
-    assert frame["high"][3] - frame["low"][3] == pytest.approx(4 * 0.02)    # ± 2 standard errors: 2 · 0.0283 / √2
+    assert (frame["low"][2], frame["high"][2]) == pytest.approx(wilson(0.8, 400))    # one seed: Wilson's alone
+    below, above = (abs(bound - 0.92) for bound in wilson(0.92, 400))
+    assert 0.92 - frame["low"][3] == pytest.approx((below**2 + 0.04**2) ** 0.5)    # and 2 standard errors: 2 · 0.0283 / √2
+    assert frame["high"][3] - 0.92 == pytest.approx((above**2 + 0.04**2) ** 0.5)
     assert frame["only_this"][3] == 7    # of the first seed
 
 
 def test_the_readable_table_is_in_percent():
     shown = comparison.percent_table(comparison.table("rotated", FOUND))
-    assert shown.loc[("vote", "no fine-tuning"), "accuracy (%)"] == "80.00 [79.00, 82.00]"
+    assert shown.loc[("vote", "no fine-tuning"), "accuracy (%)"] == "80.00 [75.80, 83.63]"
     assert shown.loc[("one view", "no fine-tuning"), "p (McNemar)"] == "–"
     assert len(comparison.percent_table(comparison.table("rotated", []))) == 0
 

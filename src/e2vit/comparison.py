@@ -79,7 +79,8 @@ def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFra
 
     The first row is the base model with one view.
 
-    accuracy, low, high: fractions; the interval is Wilson's for one seed, the mean ± 2 standard errors for several.
+    accuracy, low, high: fractions. The interval is Wilson's, for the test images are a sample; the spread of several
+          seeds (2 standard errors) is added to it as independent errors add, for they share base and test images.
     only_this, only_averaging, p_value: of the first seed, against the mean of logits of the base on the same views.
     found: records; those of the results folder when left out.
     """
@@ -90,10 +91,11 @@ def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFra
     lines = []
     for (aggregate, regime), group in rows.items():
         accuracies = np.array([record["test"]["accuracy"] for record in group])
-        low, high = group[0]["test"]["interval"]
+        mean, spread = accuracies.mean(), 0.0
         if len(group) > 1:
             spread = 2 * accuracies.std(ddof=1) / len(group) ** 0.5
-            low, high = accuracies.mean() - spread, accuracies.mean() + spread
+        low, high = (mean + np.copysign(np.hypot(bound - mean, spread), bound - mean)
+                     for bound in wilson(mean, group[0]["test"]["count"]))
         lines.append({
             "method": aggregate, "regime": regime, "accuracy": accuracies.mean(), "low": low, "high": high,
             "calibration_error": np.mean([record["test"]["calibration_error"] for record in group]),
