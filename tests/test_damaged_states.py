@@ -20,18 +20,6 @@ STATE = "seed0.*.partial.safetensors"
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return tmp_path_factory.mktemp("log") / "log"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, log):
-    results = tmp_path_factory.mktemp("whole")
-    assert work(results, log) == 0
-    return outcome(results)
-
-
-@pytest.fixture(scope="module")
 def begun(tmp_path_factory, log):
     """A folder in which a run was killed late: its newest state is there, and the one before."""
     results = tmp_path_factory.mktemp("begun")

@@ -45,18 +45,6 @@ def assert_nothing_half(results: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return tmp_path_factory.mktemp("log") / "log"
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, log):
-    results = tmp_path_factory.mktemp("whole")
-    assert work(results, log) == 0
-    return outcome(results)
-
-
-@pytest.fixture(scope="module")
 def steps(log, whole) -> int:
     """How many steps an undisturbed run has."""
     return int(re.search(r"^steps (\d+)$", log.read_text(), re.MULTILINE)[1])
