@@ -160,3 +160,11 @@ def test_errors_are_relative_and_see_a_broken_symmetry():
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_a_rectangle_keeps_its_shape_when_it_turns():
+    """A quarter turn can't permute its pixels, so they are resampled; half a turn finds every pixel again."""
+    x = images(1, 1, 3, 5)
+    for degrees in (90, 180, 270, 30):
+        assert rotate(x, degrees).shape == x.shape
+    torch.testing.assert_close(rotate(x, 180), x.flip((-2, -1)))

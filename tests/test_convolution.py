@@ -183,3 +183,11 @@ def test_filters_begin_with_the_variance_that_a_rectifier_needs(group):
 
 def test_a_pool_halves_the_map_when_nothing_else_is_said():
     assert SpatialPool()(lifted(cyclic(4), 6)).shape[-2:] == (3, 3)
+
+
+def test_a_pool_takes_the_maximum_or_the_mean_of_each_window_and_keeps_the_poses():
+    x = lifted(cyclic(4), 6)
+    windows = x.unflatten(-1, (3, 2)).unflatten(-3, (3, 2))
+    assert torch.equal(SpatialPool(2, "max")(x), windows.amax((-3, -1)))
+    torch.testing.assert_close(SpatialPool(2, "mean")(x), windows.mean((-3, -1)))
+    assert torch.equal(pool_elements(x, "max"), x.amax(2)) and torch.equal(pool_elements(x, "mean"), x.mean(2))

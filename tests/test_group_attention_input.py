@@ -107,3 +107,11 @@ def test_the_weights_of_a_window_of_any_side_sum_to_one(window):
     weights = layer.weights(torch.randn(1, 3, 2, 7, 8, dtype=torch.float64))
     assert weights.shape[-3:] == (window**2, 7, 8)
     assert (weights.sum((4, 5)) - 1).abs().max() < 1e-12
+
+
+def test_a_window_of_one_pixel_is_the_smallest():
+    x = torch.randn(1, 3, 4, 5, 5)
+    assert LocalGroupSelfAttention(cyclic(4), channels=3, heads=2, head_dim=4, window=1)(x).shape == x.shape
+    for window in (0, -1):
+        with pytest.raises(ValueError, match="odd, not"):
+            LocalGroupSelfAttention(cyclic(4), channels=3, heads=2, head_dim=4, window=window)
