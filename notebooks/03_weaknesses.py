@@ -46,6 +46,8 @@ from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.metrics import predict, wilson
 from e2vit.models import GroupAttentionNetConfig
 
+pd.set_option("display.max_colwidth", None)    # sentences in tables stay whole
+
 # %% tags=["parameters"]
 mode = default_mode()    # "quick" | "report" | "train"
 

@@ -50,7 +50,7 @@ mode = default_mode()    # "quick" | "report" | "train"
 
 # %% [markdown]
 # Our classifier is the plain ViT of the first chapter. It was trained on rotated digits.
-# Some test images serve for the pictures of this chapter. The tables further down use the whole test set.
+# Some test images serve for the pictures of this chapter. The tables further down use the first 10,000.
 
 # %%
 base = run("rotmnist/vit", mode).model
@@ -105,7 +105,7 @@ print(f"invariance error now below 1e-10: {turned < 1e-10}")
 # The picture shows the whole machine with eight views. The model is the same in every row. Only the last step, how to
 # get one answer out of many, differs between the methods of this chapter.
 
-# %% mystnb={"figure": {"name": "fig-post-hoc-pipeline", "caption": "A classifier made invariant. Every view of the image goes through the same model. One rule combines the answers, here the mean of the logits. A turn of the image only changes the order of the rows."}, "image": {"alt": "An image on the left, eight turned copies of it in a column, a box named model beside each, a bar chart of class probabilities beside each box, and arrows into one bar chart on the right."}}
+# %% mystnb={"figure": {"name": "fig-post-hoc-pipeline", "caption": "A classifier made invariant. Every view of the image goes through the same model. One rule combines the answers, here the mean of the logits. A quarter turn of the image only changes the order of the rows."}, "image": {"alt": "An image on the left, eight turned copies of it in a column, a box named model beside each, a bar chart of class probabilities beside each box, and arrows into one bar chart on the right."}}
 eight = Symmetrized(base, cyclic(8), interpolation="bilinear").eval()
 with torch.no_grad():
     seen = eight.view_logits(images[:40])
@@ -122,7 +122,7 @@ post_hoc.pipeline(views.numpy(), p[picked].numpy(), answer.numpy(), [f"{45 * k}�
 #
 # Other angles fall between the pixels. The image must be interpolated, and the wrapper asks you to say so.
 # For 16 views it is then exact for the quarter turns among them, and close for the rest.
-# Mirrors are left out for digits: no digit is its mirror image's class.
+# Mirrors are left out for digits: a mirrored 2 is no 2.
 
 # %%
 sixteen = cyclic(16)
@@ -210,8 +210,9 @@ entropy_weighted = (weights[..., None] * p).sum(1).log()
 print(f"weights of the first image between {weights[0].min():.3f} and {weights[0].max():.3f}")
 
 # %% [markdown]
-# **Lowest energy.** The view with the largest $\log \sum_c e^{\ell_g(c)}$ is taken for the upright one. This is a
-# *canonicalization*: first find a pose, then classify in it.
+# **Lowest energy** (*canonical energy* in the tables). The energy of a view is $-\log \sum_c e^{\ell_g(c)}$. The view with the
+# lowest one is taken for the upright one. This is a *canonicalization*: first find a pose, then classify in it. It still
+# costs a pass for each view.
 
 # %%
 canonical = logits.logsumexp(-1).argmax(1)
@@ -241,12 +242,12 @@ print(f"behind a linear head the feature mean is the mean of logits: {linear_hea
 # - **Moments.** Mean, standard deviation and maximum of each feature over the views, mixed by a matrix.
 # - **Learned mean.** $\sum_g w_g z_g$ with $w = \operatorname{softmax}_g s(z_g)$ and a small network $s$. The weights
 #   are positive and add up to one. ([Basu et al., 2023](https://arxiv.org/abs/2305.09900): *λ-equitune*.)
-# - **Learned attention.** A class token $q$ looks at the views: $a = \operatorname{softmax}_g \langle q, K z_g\rangle$.
+# - **Learned attention.** A learned query $q$, called a *class token*, looks at the views: $a = \operatorname{softmax}_g \langle q, K z_g\rangle$.
 #   Views carry no position, so it can tell them apart only by what they show.
-# - **Orbit convolution.** $\sum_g K(g\,h^{-1})\, z_g$, a circular convolution over the views, then a nonlinearity and a
+# - **Orbit convolution.** $\sum_g \kappa(g\,h^{-1})\, z_g$, a circular convolution over the views, then a nonlinearity and a
 #   mean over $h$.
 # - **Bispectrum.** With $\hat s$ the Fourier transform of the features along the circle of views,
-#   $\hat s(1)\,\hat s(k)\,\hat s(k{+}1)^*$ for all $k$. A turn multiplies each factor by a phase, and the phases cancel.
+#   $\hat s(1)\,\hat s(k)\,\hat s(k{+}1)^*$ for all $k$ (the star is the complex conjugate). A turn multiplies each factor by a phase, and the phases cancel.
 #   ([Kakarala, 2012](https://doi.org/10.1007/s10851-012-0330-6);
 #   [Mataigne et al., 2024](https://arxiv.org/abs/2407.07655).)
 #
@@ -357,13 +358,14 @@ post_hoc.agreement(comparison.agreement(answers), list(answers));
 # %% [markdown]
 # ## A six, or a nine?
 #
-# A six turned by 180° is a nine. An invariant classifier must give both the same answer, so one of them is wrong, unless
-# something else in the image tells. The views of a six show the conflict: half of them say six, the other half nine.
+# A six turned by 180° can be a nine. An invariant classifier must give both the same answer, so one of them is wrong, unless
+# something else in the image tells. For most sixes it does: all views say six. Below is the most doubtful of forty. Half of its views say
+# six, the other half nine.
 #
 # The rules differ in what they make of it. Averaging probabilities admits the doubt.
-# The product treats sixteen views of one image as sixteen independent witnesses, and is sure of itself.
+# The product treats the views of one image as independent witnesses, and is sure of itself.
 
-# %% mystnb={"figure": {"name": "fig-six-or-nine", "caption": "One six and its views. Below each view, what the model makes of it. Right, what three rules make of all views together. The mean of probabilities stays closest to half and half; the product rule takes a side."}, "image": {"alt": "Eight turned copies of a six with bars for six and nine below each, and a bar chart that compares three rules."}}
+# %% mystnb={"figure": {"name": "fig-six-or-nine", "caption": "The most doubtful of forty sixes, and its views. Below each view, what the model makes of it. Right, what three rules make of all views together. The mean of probabilities stays closest to half and half; the product rule takes a side."}, "image": {"alt": "Eight turned copies of a six with bars for six and nine below each, and a bar chart that compares three rules."}}
 sixes = as_float(upright.images[upright.labels == 6][:40])
 with torch.no_grad():
     seen = Symmetrized(base, cyclic(8), interpolation="bilinear").view_logits(sixes)
@@ -444,7 +446,7 @@ post_hoc.reliability(curves);
 # %% [markdown]
 # ## The comparison
 #
-# Now all methods under the same rules. Within a setting, every method starts from the same checkpoint, sees the same
+# Now all methods under the same rules. Within a setting and a regime, every method starts from the same checkpoint, sees the same
 # views, has the same number of epochs and chooses among the same three learning rates, on the validation images alone.
 # There are three regimes:
 #
@@ -454,11 +456,13 @@ post_hoc.reliability(curves);
 # - **every weight**: it costs sixteen times an ordinary run, so a few methods stand for all, once each, where the base
 #   model is small.
 #
-# And there are four settings. In the second one, *training and fine-tuning* see upright digits only: a model that was
+# And there are four settings: *rotated* digits, *upright* ones, a *tenth* of the rotated ones, and *aerial* scenes. In *upright*,
+# *training and fine-tuning* see upright digits only: a model that was
 # fine-tuned on rotated digits would no longer answer the question.
 #
 # Methods are compared with plain test-time augmentation (the mean of logits without fine-tuning) on the same images.
-# McNemar's test looks at the images that only one of the two gets right. A small p-value says: not by luck.
+# McNemar's test looks at the images that only one of the two gets right. A small p-value says: not by luck. Counts and p-values
+# are those of the first seed. The calibration error is the mean gap between how sure a method is and how often it is right.
 
 # %%
 if mode == "quick":
@@ -509,24 +513,24 @@ comparison.percent_table(tables["aerial"]) if "aerial" in tables else "no record
 #
 # ### Which one to take?
 #
-# The one that the validation images prefer. The test images only say how good the choice was.
+# The one that the validation images prefer, first seeds alone. The test images only say how good the choice was.
 
 # %%
 comparison.chosen(list(tables), found if mode == "quick" else None)
 
 # %% [markdown]
-# A base model that has seen all angles leaves little to gain: all of its views are about equally good, and the plain mean is hard
-# to beat. A base model that has only seen upright digits is another matter. Most of its views are wrong, and a method
-# that learns *which view to trust* gains much.
+# A base model that has seen all angles leaves little to gain beyond the mean: all of its views are about equally good.
+# A base model that has only seen upright digits is another matter. Most of its views are wrong, and training the last layer on
+# all views gains much. The orbit convolution, which sees the order of the views, gains most there.
 #
-# What the validation images can't see, they can't warn of. In the second setting they are upright, too. Look at the
+# What the validation images can't see, they can't warn of. In the setting *upright* they are upright, too. Look at the
 # control, which ties its weights to the place in the list of views:
 
 # %%
 comparison.controls(list(tables), found if mode == "quick" else None)
 
 # %% [markdown]
-# On upright images it can learn that the first view is the best one, and looks as good as any. On turned images the best
+# On upright images it can learn that the first view is the best one, and looks nearly as good as the best. On turned images the best
 # view stands elsewhere. Only the proof of invariance, or a test on turned images, tells the two apart.
 #
 # ### Deeper: a number that differs from elsewhere
@@ -550,7 +554,7 @@ pd.DataFrame(mirrored).pivot(index="method", columns="test digits", values="accu
 # ## What it costs
 #
 # Sixteen views cost sixteen passes. The wrapper adds next to nothing: the combination itself is cheap.
-# Canonical poses are the exception: they choose first and then look once or twice.
+# The frame and the learned canonical pose are the exception: they choose first and then look once or twice.
 
 # %% mystnb={"figure": {"name": "fig-post-hoc-cost", "caption": "Accuracy against the time for one image on one processor core, for the digits of the first setting. Times were measured once, apart from this page, by the script in the folder benchmarks. Methods that combine all views stand in one column; what tells them apart is the accuracy."}, "image": {"alt": "A scatter plot: a column of points at the cost of sixteen passes, few points far left at the cost of one or two."}}
 measured = comparison.costs().get("milliseconds", {}).get("digits, C16", {})
@@ -581,9 +585,9 @@ print(f"ResNet: {error:.0e}; symmetrized: below 1e-10: {invariance_error(invaria
 # ## What to remember
 #
 # - Averaging over the group makes any model invariant. For quarter turns and mirrors the guarantee is exact.
-# - The mean of logits is the method to beat where all views are good. The product rule chooses the same classes with too
-#   much confidence. Where few views are good, learn which one to trust.
+# - The mean of logits is the method to beat where all views are good. Without fine-tuning the product rule chooses the
+#   same classes and is too sure of them. Where few views are good, train the last layer on all of them.
 # - A weight that belongs to a *place* in the list of views breaks the guarantee. A weight that belongs to what a view
 #   *shows* keeps it.
 # - Invariance cannot tell a six from a nine. Choose the group that your labels respect.
-# - The price is one pass for each view, unless a canonical pose is chosen first.
+# - The price is one pass for each view, unless a pose is chosen before the model looks.

@@ -25,6 +25,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import torch
 from IPython.display import HTML, display
 
@@ -40,13 +41,16 @@ from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.weaknesses import benchmark
 
+pd.set_option("display.max_colwidth", None)    # sentences in tables stay whole
+
 # %% tags=["parameters"]
 mode = default_mode()    # "quick" | "report" | "train"
 
 # %% [markdown]
 # ## What group attention costs
 #
-# Attention compares every query with every key. The number of comparisons, the **scores**, is what it costs.
+# Each token asks with one vector, its query, and is found by another, its key. Attention compares every query with every key,
+# several times side by side (in several *heads*). The number of comparisons, the **scores**, is what it costs.
 #
 # The lifting layer of GE-ViT looks at a window of $9 \times 9$ pixels around each of $28 \times 28$ pixels, with 9 heads, for 4 poses.
 # Suppose instead that we cut the image into $4 \times 4$ patches. There are 49 of them, and each may look at all others.
@@ -66,7 +70,7 @@ print(f"lifting layer: {lifting:,} scores; 49 patches: {patches:,} scores; {lift
 #
 # $$\text{scores} = \text{depth} \cdot \text{heads} \cdot (4 \cdot 49)^2,$$
 #
-# or compare the places within each pose only, and let linear layers mix the poses. That is 4 times less.
+# or compare the places within each pose only, and let linear layers mix the poses. That is 4 times less. Our runs do the second.
 
 # %%
 config = HybridViTConfig(group=cyclic(4), stem=(8, 24, 32), width=32, heads=2, depth=2, attention="within_pose")
@@ -82,17 +86,19 @@ scores = {
 figures.counts(scores);
 
 # %% [markdown]
-# The first group layer of GE-ViT needs far more than the whole hybrid. The patches already gain most of it.
+# The first group layer of GE-ViT needs far more than the whole hybrid. Patches alone save a factor of 26.
+# The rest comes from fewer heads, and from poses that are not compared in triples.
 # What patches lose is detail: one linear map has to see everything in $4 \times 4$ pixels. Convolutions do that better, and cheaply.
 #
 # ## The design
 #
 # 1. **Stem.** A lifting convolution, then group convolutions, with $2 \times 2$ pools between them: 28 → 14 → 7 pixels.
-#    The size rule holds for each, so the stem commutes with quarter turns exactly.
+#    Their windows tile the map without a remainder (the *size rule*), so the stem commutes with quarter turns exactly.
 # 2. **Tokens.** The map has $7 \times 7$ places and 4 poses. Each pair is a token.
-# 3. **Blocks.** The token $(g, x)$ looks at the token $(m, y)$ with the score
-#    $$\langle q(x, g), k(y, m)\rangle + b\big(g^{-1}(y - x),\, g^{-1} m\big).$$
-#    The bias $b$ takes the place of $y$ and the pose $m$ *as seen from the pose* $g$. A turn moves both, so the score stays.
+# 3. **Blocks.** The token $(g, x)$ looks at the tokens $(g, y)$ of its own pose with the score
+#    $$\langle q(x, g), k(y, g)\rangle + b\big(g^{-1}(y - x)\big).$$
+#    The bias $b$ takes the place of $y$ *as seen from the pose* $g$. A turn moves both, so the score stays. Linear layers mix
+#    the poses. A variant looks at every pose $m$, with the bias $b(g^{-1}(y - x),\, g^{-1} m)$. The ablations call it *joint*.
 # 4. **Readout.** Mean over places. Then mean and maximum over poses. Only here the pose disappears.
 
 # %%
@@ -101,8 +107,8 @@ print(f"{sum(p.numel() for p in untrained.parameters()):,} parameters")
 print(untrained.blocks[0].attention)
 
 # %% [markdown]
-# The linear layers that mix the poses are tied by the group, too: $y_g = \sum_m W_{g^{-1}m}\, x_m$.
-# That is a convolution over the group, and the weights that make one of them fit on a line:
+# The linear layers that mix the poses are tied by the group, too: $z'_g = \sum_m W_{g^{-1}m}\, z_m$, with $z_m$ the features of pose $m$.
+# That is a convolution over the group. One matrix is stored for each relative pose, and a table says which one is used:
 
 # %%
 linear = untrained.blocks[0].attention.qkv
@@ -191,11 +197,11 @@ ratio = turning["whole stem, fitted"][1] / turning["whole stem, nearest"][1]
 quarter = turning_error(stem, group, 2, 28)
 print(f"whole stem, bumps of 2 pixels: the error is {ratio:.2f} of that of nearest-pixel filters; quarter turn: {quarter:.0e}")
 
-# %% mystnb={"figure": {"name": "fig-45-degrees", "caption": "Relative error of the features under a turn by 45°, for one lifting convolution over C8 and for a whole stem with random weights. Both ways to turn start from the same upright filters."}, "image": {"alt": "Four falling lines. The fitted filters lie well below the nearest-pixel filters, for one layer and for the stem."}}
+# %% mystnb={"figure": {"name": "fig-45-degrees", "caption": "Relative error of the features under a turn by 45°, for one lifting convolution over C8 and for a whole stem with random weights. Both ways to turn start from the same upright filters."}, "image": {"alt": "Three falling lines and a flat one. The fitted filters lie well below the nearest-pixel filters, for one layer and for the stem."}}
 figures.turning(scales, turning);
 
 # %% [markdown]
-# The smoother the image, the smaller the error of the fitted filters. What is left in the whole stem comes from the pools:
+# The smoother the image, the smaller the error of the fitted filters. The whole stem errs more than one layer. Its pools are one likely reason:
 # a window of $2 \times 2$ pixels is a different set after 45°. Quarter turns stay exact, in all groups that contain them.
 #
 # So: $C_4$ and $D_4$ are exact. $C_8$ and $C_{16}$ are exact on their quarter turns and close to it in between.
@@ -214,12 +220,12 @@ display(HTML(figures.cost_html(ablation.points(final), "test error against compu
 ablation.table(final)
 
 # %% [markdown]
-# Low and left is good. The final runs train on all 12,000 images and keep the last epoch, so nothing is chosen. A dash stands there.
-# Where a run used the 2,000 validation images to choose its epoch, its accuracy on them is given.
+# Low and left is good. Runs with a dash trained on the validation images, too: on 12,000 images, or on 1,200 for the tenth. They keep the
+# last epoch, so nothing is chosen. The others chose their epoch on 2,000 validation images, networks of group attention on 500 of them.
 #
-# Scores on the rebuilt data set should not be put beside scores on the official one: the digits and angles differ.
+# Accuracies on the rebuilt data set should not be put beside those on the official one: the digits and angles differ.
 #
-# And in seconds? A benchmark ran the hybrid and GE-ViT turn by turn on one core. GE-ViT has our fast kernel there, not the written-out formula.
+# And in seconds? A benchmark ran the hybrid and GE-ViT in alternation on one core. GE-ViT has our fast kernel there, not the written-out formula.
 
 # %%
 speeds = benchmark("hybrid")["gevit"]
@@ -230,7 +236,8 @@ for task in ("forward", "training"):
 # %% [markdown]
 # ## What each part does
 #
-# The ablations change one thing at a time. All are short runs of equal length, and the epoch is chosen on the validation images.
+# Each ablation asks one question. Some must change more than one thing: *joint* has no layers that mix the poses, and other groups
+# come with other widths. All are short runs of equal length, and the epoch is chosen on the validation images.
 # The table holds the runs that have a record.
 
 # %%
@@ -283,12 +290,12 @@ mixed = ((pairs == 6) | (pairs == 9)).all(0).mean() if pairs.size else 0.0
 print(f"share of the mistakes that mix up 6 and 9: {100 * mixed:.0f} %")
 
 # %% [markdown]
-# A digit on its head is a hard case that no architecture removes. A 6 turned by 180° *is* a 9, and a model that is invariant to half turns
-# must call both the same. What tells them apart in this data set is handwriting: slants and loops that differ between the two.
+# A digit on its head is a hard case that no architecture removes. A 6 turned by 180° can look just like a 9. Where it does, a model that
+# is invariant to half turns must call both the same. What mostly tells them apart is handwriting: slants and loops that differ between the two.
 #
 # ## What to take along
 #
 # - Keep the pose. Averaging it away between two equivariant parts is equivariant, and forgets how the parts were turned.
 # - Compare places and poses from the query's own pose. Then any function of them may enter the score.
 # - Obey the size rule, and equivariance to quarter turns is exact, to the last digit that a computer has.
-# - Between the pixels nothing is exact. Smooth filters come close.
+# - Between the pixels nothing is exact. Filters that are fitted to turned formulas come close.

@@ -58,7 +58,7 @@ compact_figures()
 # We compare three trained models, and group attention networks where a record of one is at hand:
 #
 # - **ViT, upright**: a plain vision transformer that has only seen upright digits.
-# - **ViT, augmented**: the same network, trained on digits at all angles.
+# - **ViT, augmented**: a network of the same shape, trained on digits at all angles, and longer.
 # - **hybrid**: group convolutions, then tokens that keep their pose. It is equivariant to C4, the four quarter turns.
 #
 # The table shows which records the pictures of this chapter are drawn from.
@@ -90,7 +90,7 @@ pd.DataFrame([{
 } for label, result in runs.items()]).style.hide(axis="index")
 
 # %% [markdown]
-# The digits come from the MNIST test split, upright. The two models that were trained on turned digits may have met some of them at another angle:
+# The digits come from the MNIST test split, upright. The models that were trained on turned digits may have met some of them at another angle:
 # rotMNIST is made from MNIST. So nothing here is a measure of accuracy. We look at behavior.
 #
 # Among the sixes we take the one that the upright ViT finds most like a nine after half a turn.
@@ -127,7 +127,7 @@ display(HTML(turning_html(frames, degrees, labels, said)))
 turning_figure(frames[0], degrees, labels[0], {label: p[0] for label, p in said.items()});
 
 # %% [markdown]
-# The hybrid's curve repeats itself every 90 degrees. That of the augmented ViT only almost does. The numbers say how far:
+# The hybrid's curve repeats itself every 90 degrees. That of the augmented ViT looks as flat. The numbers tell them apart:
 
 # %%
 quarter_turns = [k for k, angle in enumerate(degrees) if angle % 90 == 0]
@@ -139,7 +139,7 @@ for label, p in said.items():
 # Augmentation makes a model *nearly* invariant, by example. Equivariance makes it *exactly* invariant, by construction, but only to the turns in its group.
 # Between the quarter turns both models have to learn.
 #
-# One thing no model can do: a 6 turned by 180 degrees has the pixels of a 9. An invariant model has to call both by one name.
+# One thing no model can do: a 6 turned by 180 degrees can have the pixels of a 9. An invariant model has to call both by one name.
 
 # %% [markdown]
 # ## Attention
@@ -207,7 +207,7 @@ middle_hybrid = side // 2
 by_pose = torch.stack([maps[layer][0, :, 0, middle_hybrid * side + middle_hybrid].unflatten(-1, (side, -1))
                        for layer in hybrid_layers])
 
-# %% mystnb={"figure": {"name": "fig-heads-hybrid", "caption": "What the middle token (framed) looks at in the hybrid, first head, for each layer and pose. The four poses look in four directions. Digit: MNIST test split; model and record: the table at the top."}, "image": {"alt": "A grid of small maps, one row for each layer and one column for each of four poses."}}
+# %% mystnb={"figure": {"name": "fig-heads-hybrid", "caption": "What the middle token (framed) looks at in the hybrid, first head, for each layer and pose. The poses look at different places. Digit: MNIST test split; model and record: the table at the top."}, "image": {"alt": "A grid of small maps, one row for each layer and one column for each of four poses."}}
 attention.heads(by_pose.numpy(), (middle_hybrid, middle_hybrid), digits[0][0].numpy(),
                 [f"pose {pose}" for pose in range(group.order)]);
 
@@ -260,7 +260,7 @@ explore(lambda digit, layer, head, angle: attention.heads(
 # ## Group attention
 #
 # A group self-attention layer gives every pixel $x$ and every pose $v$ of the output one map of weights for each query pose $g$:
-# over the keys in a window around the pixel, and over their poses $m$. If the layer is equivariant, turning the input by $r$ does three things to these weights and nothing else:
+# over the keys at the offsets $o$ in a window around the pixel, and over their poses $m$. If the layer is equivariant, turning the input by $r$ does three things to these weights and nothing else:
 #
 # $$ A'[rv,\, rg,\, rm,\, r\,o](r\,x) = A[v,\, g,\, m,\, o](x). $$
 #
@@ -421,7 +421,7 @@ for label, layers_of in all_layers.items():
         logits = deep_models[label](orbit_images[:, None])
     errors[label]["logits"] = feature_maps.relative_residual(logits.numpy(), logits[:1].numpy())
 
-# %% mystnb={"figure": {"name": "fig-residuals", "caption": "The largest residual over the four quarter turns, layer by layer, from the first to the logits. The hybrid stays at the rounding error of 32-bit numbers. Augmentation makes the logits of a ViT less dependent on the turn, not its layers equivariant. Among the group attention networks the lifting layer is exact in all three; from the next layer on, the index table of GSA-Nets breaks the symmetry. Pooling over poses at the end hides most of that from the logits. Digit: MNIST test split; models and records: the table at the top, and fresh weights where the legend says so."}, "image": {"alt": "Log scale. The lines of the hybrid, GE-ViT and the corrected net lie in the gray band of rounding errors. Those of both ViTs lie near one. That of the GSA-Net leaves the band after the first layer and stays orders of magnitude above it."}}
+# %% mystnb={"figure": {"name": "fig-residuals", "caption": "The largest residual over the four quarter turns, layer by layer, from the first to the logits. The hybrid stays at the rounding error of 32-bit numbers. Augmentation makes the logits of a ViT less dependent on the turn, not its layers equivariant. Among the group attention networks the lifting layer is exact in all three; from the next layer on, the index table of GSA-Nets breaks the symmetry. For this digit the pooling at the end hides part of that from the logits. Other digits show more. Digit: MNIST test split; models and records: the table at the top, and fresh weights where the legend says so."}, "image": {"alt": "Log scale. The lines of the hybrid, GE-ViT and the corrected net lie in the gray band of rounding errors. Those of both ViTs lie near one. That of the GSA-Net leaves the band after the first layer and stays orders of magnitude above it."}}
 feature_maps.residuals(errors);
 
 # %% [markdown]
@@ -533,7 +533,7 @@ for label, layers_of in depth_layers.items():
     values = inspection.equivariance_by_angle(models[label], chosen, digits[0], angles, group.order if label == "hybrid" else 1)
     by_angle[label] = {"logits" if layer == "head" else layer: row.numpy() for layer, row in zip(chosen, values, strict=True)}
 
-# %% mystnb={"figure": {"name": "fig-error-angle", "caption": "Equivariance error of four layers against the angle, on a log scale. The hybrid's errors fall to rounding at 90 and 180 degrees, at all layers at once. Those of the ViTs do not. Digit: MNIST test split; models and records: the table at the top."}, "image": {"alt": "Three panels. All errors are large between the quarter turns. At ninety and one hundred eighty degrees the lines of the hybrid drop by seven orders of magnitude."}}
+# %% mystnb={"figure": {"name": "fig-error-angle", "caption": "Equivariance error of four layers against the angle, on a log scale. The hybrid's errors fall to rounding at 90 and 180 degrees, at all layers at once. Those of the ViTs do not. Digit: MNIST test split; models and records: the table at the top."}, "image": {"alt": "Three panels. All errors are large between the quarter turns. At ninety and one hundred eighty degrees the lines of the hybrid drop by five to six orders of magnitude."}}
 predictions.errors_by_angle(by_angle, angles);
 
 # %% [markdown]
@@ -560,14 +560,14 @@ with torch.no_grad():
 predictions.views(view_images.clamp(0, 1).numpy(), view_logits.softmax(-1).numpy());
 
 # %% [markdown]
-# Turn the input further, and the deciding view moves the other way: view and input together stay upright.
+# Turn the input further, and the deciding view moves the other way: view and input together mostly stay upright.
 
 # %%
 finer = list(range(0, 360, 30 if mode == "quick" else 7))
 with torch.no_grad():
     sure = symmetrized.view_logits(inspection.turned(digits[1], finer)).softmax(-1).amax(-1)
 
-# %% mystnb={"figure": {"name": "fig-deciding", "caption": "How sure the upright ViT is of each of eight views while a 4 turns. The dot marks the view that decides. The dots run diagonally: the view undoes the turn. Digit: MNIST test split; model and record: the table at the top."}, "image": {"alt": "A color map, angle against view, with dots along a diagonal that wraps around."}}
+# %% mystnb={"figure": {"name": "fig-deciding", "caption": "How sure the upright ViT is of each of eight views while a 4 turns. The dot marks the view that decides. Most dots run diagonally: the view undoes the turn. Digit: MNIST test split; model and record: the table at the top."}, "image": {"alt": "A color map, angle against view, with dots along a diagonal that wraps around."}}
 predictions.deciding_view(sure.numpy(), finer, sure.argmax(-1).numpy(), [f"{45 * k}°" for k in range(8)]);
 
 # %% [markdown]

@@ -106,7 +106,7 @@ def reach(name: str, label: str, of_name: list[dict[str, Any]], cost: dict[str, 
     known = cost.get("weights", {}).get("checkpoint_sha256") in checkpoints
     change = share(cost["change_trained"]) if known else "–"
     seeds = f"{len(of_name)}&nbsp;seed{'s' * (len(of_name) > 1)}"
-    if epochs := len(of_name[0]["curve"]):
+    if epochs := of_name[0]["curve"] and of_name[0]["configuration"]["training"]["epochs"]:
         seeds += f", {epochs}&nbsp;epochs"
     return f"| {label} | {accuracy(of_name)}, {seeds} | {of_name[0]['parameters']:,} | {change} |"
 
@@ -165,9 +165,10 @@ def tables(root: Path = ROOT) -> str:
                    "Accuracy: the mean over seeds ± one standard "
                    "error, or for a single seed Wilson's 95 % interval over the test images. Change: that of a logit, "
                    "at most, over the largest logit, when 32 digits make quarter turns; in float64, with the trained "
-                   "weights. Rows that differ in their epochs were trained on different terms."), *reached,
-        *paragraph(f"**What they cost.** Attention scores of one image. Images per second, forward, all models turn by "
-                   f"turn in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
+                   "weights. Rows that differ in their epochs were trained on different terms. The hybrid and the G-CNN "
+                   "also train on the validation images, a fifth more; the others choose their epoch by them."), *reached,
+        *paragraph(f"**What they cost.** Attention scores of one image. Images per second, forward, all models in "
+                   f"alternation in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
                    f"seed, on the machine named; times on different machines are no comparison."),
         "| model | attention scores | images per second | training |", "|---|--:|--:|---|", *prices, "",
     ]

@@ -77,12 +77,16 @@ def first_available(names: tuple[str, ...], mode: str) -> tuple[str, Run]:
 
 
 def table(records: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One row for each experiment: parameters, epochs, seeds, validation and test accuracy (%), mean over seeds."""
+    """One row for each experiment: parameters, epochs, seeds, validation and test accuracy (%), mean over seeds.
+
+    The test accuracy of several seeds comes with its standard error, that of one seed with Wilson's interval.
+    """
     rows = []
     for name, of_name in records.items():
         test, validation = (pd.Series([record[split]["accuracy"] for record in of_name]) for split in
                             ("test", "validation"))
-        spread = f" ± {100 * test.sem():.2f}" if len(test) > 1 else ""
+        low, high = of_name[0]["test"]["interval"]
+        spread = f" ± {100 * test.sem():.2f}" if len(test) > 1 else f" [{100 * low:.2f}, {100 * high:.2f}]"
         chosen = "–" if of_name[0]["configuration"]["all_training"] else f"{100 * validation.mean():.2f}"
         rows.append({
             "experiment": name, "what it is": EXPERIMENTS[name].about.removeprefix("ablation of the hybrid: "),

@@ -158,7 +158,7 @@ def _group_attention() -> list[Experiment]:
     released = TrainConfig(epochs=12, batch_size=32, learning_rate=1e-3, schedule="constant", warmup_epochs=0,
                            weight_decay=1e-4, optimizer="adam", augment="none", clip=None)
     nets = {    # name -> what it is, model, GPU minutes of 12 epochs and of a tenth, CPU minutes of one epoch
-        "corrected-c4": ("group attention over C4 with the index of g⁻¹m and sound positions",
+        "corrected-c4": ("group attention over C4 with the index of g⁻¹m and sound positions (chapter 3)",
                          GroupAttentionNetConfig.sound(), 2.2, 0.5, 25),
         "gevit-c4": ("GE-ViT over C4", GroupAttentionNetConfig(index=gevit_index), 2.2, 0.5, 25),
         "gsa-c4": ("GSA-Net over C4", GroupAttentionNetConfig(index=gsa_index), 2.2, 0.5, 25),
@@ -181,7 +181,7 @@ def _group_attention() -> list[Experiment]:
     tuned = {"attention-z2": ("self-attention without a group", GroupAttentionNetConfig.sound(group=cyclic(1)), 0.3, 5),
              "corrected-c4": ("group attention over C4", GroupAttentionNetConfig.sound(), 0.5, 30)}
     return whole + tenth + [
-        Experiment(f"rotmnist/{name}-tenth-tuned", f"{about}, sound positions, on a tenth of the training images, "
+        Experiment(f"rotmnist/{name}-tenth-tuned", f"{about}, sound positions (chapter 3), on a tenth of the training images, "
                    "trained as the ViT is", model, fair, fraction=0.1, gpu_minutes=gpu, cpu_minutes=minutes)
         for name, (about, model, gpu, minutes) in tuned.items()]
 

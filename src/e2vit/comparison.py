@@ -142,13 +142,17 @@ def chosen(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd
 
 
 def controls(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
-    """What the controls reach on validation and on test images (%)."""
-    rows = [{"setting": SETTINGS[setting], "control": record["experiment"].split("/")[3].replace("_", " "),
-             "validation (%)": f"{100 * record['validation']['accuracy']:.2f}",
-             "test (%)": f"{100 * record['test']['accuracy']:.2f}"}
-            for setting in settings for record in (records(setting) if found is None else found)
-            if record["experiment"].split("/")[1] == setting and record["experiment"].split("/")[3] in CONTROLS]
-    return pd.DataFrame(rows, columns=["setting", "control", "validation (%)", "test (%)"]).set_index("setting")
+    """What the controls reach on validation and on test images (%), means over seeds."""
+    rows = []
+    for setting in settings:
+        there = records(setting) if found is None else [r for r in found if r["experiment"].split("/")[1] == setting]
+        for control in CONTROLS:
+            if of_control := [r for r in there if r["experiment"].split("/")[3] == control]:
+                rows.append({"setting": SETTINGS[setting], "control": control.replace("_", " "),
+                             "seeds": len(of_control),
+                             **{f"{split} (%)": f"{100 * np.mean([r[split]['accuracy'] for r in of_control]):.2f}"
+                                for split in ("validation", "test")}})
+    return pd.DataFrame(rows, columns=["setting", "control", "seeds", "validation (%)", "test (%)"]).set_index("setting")
 
 
 def _one_view(record: dict[str, Any]) -> dict[str, Any]:
