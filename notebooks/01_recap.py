@@ -69,11 +69,14 @@ diagrams.encoder_decoder(depth=6);
 # > The animal did not cross the street because **it** was wide.
 #
 # One word at the end decides. A network that encodes *it* has to look at the other words, and at some more than at
-# others. Attention does just that. The new vector of a token $i$ is a weighted sum over all tokens $j$:
+# others. Attention does just that. Each word is a vector, called a *token*. The new vector of a token $i$ is a weighted sum
+# over all tokens $j$:
 #
 # $$\text{new}_i = \sum_j a_{ij}\, v_j, \qquad a_{ij} \ge 0, \qquad \sum_j a_{ij} = 1 .$$
 #
-# The weights $a_{ij}$ are not fixed. They are computed from the sentence.
+# The weights $a_{ij}$ are not fixed. They are computed from the sentence. Each token gives a *query* (what it looks for), a *key*
+# (what it offers) and a *value* $v_j$ (what it passes on). The dot product of a query with a key is a *score*. A softmax over
+# the keys makes the scores of a token into weights.
 #
 # We train a toy to see this: a small network that turns *it* into the noun that is meant.
 # Its language has eight living beings, eight places, and eight properties: four fit the former, four the latter. The values $v_j$ are the plain word vectors, so the weights alone carry the answer.
@@ -155,11 +158,11 @@ for d in (16, 64, 256):
 # ## Deeper: several heads
 #
 # One softmax can look at one kind of thing. So attention is done several times side by side.
-# Each *head* $h$ has its own shorter queries, keys and values; a last linear map joins the results:
+# Each *head* $i$ has its own shorter queries, keys and values; a last linear map joins the results:
 #
-# $$\operatorname{head}_h = \operatorname{attention}(X W^Q_h,\; X W^K_h,\; X W^V_h),$$
+# $$\operatorname{head}_i = \operatorname{attention}(X W^Q_i,\; X W^K_i,\; X W^V_i),$$
 #
-# $$\operatorname{multihead}(X) = [\operatorname{head}_1, \dots, \operatorname{head}_n]\, W^O .$$
+# $$\operatorname{multihead}(X) = [\operatorname{head}_1, \operatorname{head}_2, \dots]\, W^O .$$
 #
 # Ten lines again. The weights are taken from torch's own layer, so that the results can be compared.
 
@@ -185,6 +188,7 @@ assert difference < 1e-6
 
 # %%
 layer = MultiHeadAttention(width=12, heads=3)
+x = torch.randn(2, 6, 12, generator=generator)    # 2 sequences, 6 tokens, 12 features
 order = torch.tensor([3, 0, 5, 1, 4, 2])
 difference = (layer(x[:, order], x[:, order]) - layer(x, x)[:, order]).abs().max()
 print(f"attention of mixed tokens = mixed attention of tokens: {difference < 1e-6}")
@@ -274,8 +278,8 @@ recap.cross_attention(seen.attention[name][0].numpy(), read, written);
 # %% [markdown]
 # ## From sentences to images
 #
-# The vision transformer (ViT) keeps the encoder and drops the decoder
-# ([Dosovitskiy et al., 2021](https://arxiv.org/abs/2010.11929)). Its words are squares of pixels, called *patches*.
+# The original transformer has an *encoder*, which reads, and a *decoder*, which writes. The vision transformer (ViT) keeps the
+# encoder alone ([Dosovitskiy et al., 2021](https://arxiv.org/abs/2010.11929)). Its words are squares of pixels, called *patches*.
 #
 # Our images are handwritten digits, each turned by its own random angle, after the data set of
 # [Larochelle et al. (2007)](https://doi.org/10.1145/1273496.1273556), known as rotMNIST.
@@ -308,7 +312,7 @@ assert same
 # %% [markdown]
 # Then a vector is added to each token that tells where its patch was. In a ViT these vectors are parameters, learned
 # like all others. Ours begin as waves along the rows and the columns, so that neighbors begin alike; training may bend
-# them as it likes. Blocks of attention and MLP follow.
+# them as it likes. Blocks of attention and MLP (a small network that treats each token by itself) follow.
 # Each block normalizes first, which makes training easier ([Xiong et al., 2020](https://arxiv.org/abs/2002.04745)).
 # At the end the tokens are averaged, and a linear map gives a score for each class.
 
@@ -319,8 +323,8 @@ diagrams.vision_transformer(digit[0, 0].numpy(), patch_size=4, depth=vit.model.c
 # ## A vision transformer on turned digits
 #
 # We trained this network on turned digits. In training, each image is turned again by a fresh random angle every time.
-# Ten thousand images are few for a vision transformer. Two tools made for that were used together; what each of them
-# is worth alone was not measured in full runs:
+# Ten thousand images are few for a vision transformer. Two tools were used together. Neither was made for few images, and what
+# each of them is worth alone was not measured in full runs:
 #
 # - Each training step hides three tenths of the patches, drawn anew for every image
 #   ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)). The network can't lean on a few of them, and a step computes less.
@@ -386,6 +390,7 @@ for name, vectors in (("at the start", ViT(vit.model.config).position[0].detach(
 # ## What happens when the input turns?
 #
 # We compare two networks of this shape. One saw upright digits only. The other saw digits at all angles.
+# They were trained by different recipes, four epochs and eighty. So compare the shape of the curves, not their height.
 # Both now classify the same upright test digits of MNIST, turned by a growing angle.
 #
 # One trap first. rotMNIST draws its digits from all of MNIST, training and test images alike. So some test digits

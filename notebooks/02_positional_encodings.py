@@ -149,6 +149,9 @@ for name, order in orders.items():
 #
 # $$\langle q(x) + p_q(x),\; k(y) + p_k(y) \rangle .$$
 #
+# Here $p_q$ and $p_k$ are what the maps to queries and keys make of $p$. (The factor $1/\sqrt d$ of the first chapter stays in the
+# code. It changes nothing here, so we leave it out.)
+#
 # Shift the image by $t$. The content moves, the vectors $p$ stay. The score changes.
 #
 # A *relative* encoding depends on the offset $y - x$ alone ([Shaw et al., 2018](https://arxiv.org/abs/1803.02155)):
@@ -553,14 +556,14 @@ figures.errors_by_angle(degrees.tolist(), errors);
 #   smaller again. It is not zero: it is of the size of what resampling does to the digit itself.
 # - **In between**, no layer has a pose for the turn. For $C_8$ the error is about the same there: the next pose is near.
 #
-# So more poses buy a smaller error between the quarter turns. They do not buy exactness there: on a grid of pixels the
+# So poses between the quarter turns can make the error there smaller. They do not make it zero: on a grid of pixels the
 # only exact turns are quarter turns.
 
 # %% [markdown]
 # ## Deeper: the size rule
 #
-# Even quarter turns can be lost, in a layer that nobody suspects. A pool or a convolution with a stride looks at every
-# second place. When its windows do not fill the map evenly, the turned map is sampled at other places.
+# Even quarter turns can be lost, in a layer that nobody suspects. A pool with a stride, or a convolution whose filters turn along, looks
+# at every second place. When its windows leave a remainder at the border, the turned map is sampled at other places.
 # Let the map have side $n$, padding $p$, the kernel side $k$ and the stride $s$. The layer is exact if and only if
 #
 # $$(n + 2p - k) \bmod s = 0 .$$
@@ -597,5 +600,5 @@ for name, config in (("as released", GroupAttentionNetConfig.pcam()),
 # - Between poses, everything depends on one table: $G[rv, rg, rm] = G[v, g, m]$. The index of $g^{-1}m$ meets it for
 #   every group. The released tables do so for some groups or for none.
 # - Pooling hides such a fault. Test layers, not logits.
-# - On pixels, quarter turns and mirrors are exact if the sizes obey the rule. More poses make other turns better,
-#   never exact.
+# - On pixels, quarter turns and mirrors are exact if the windows of every pool and every stride fit the map without a
+#   remainder. More poses can make other turns better, never exact.

@@ -30,7 +30,7 @@ TESTS = {    # module → the fastest tests that are enough for it
     "layers/convolution": ["test_convolution.py"],
     "layers/kernel_basis": ["test_kernel_basis.py", "test_convolution.py"],
     "layers/position": ["test_position.py", "test_group_attention.py"],
-    "layers/pose_attention": ["test_hybrid.py"],
+    "layers/pose_attention": ["test_hybrid.py", "test_export.py"],    # the latter takes the way of an exporter
     "layers/pose_position": ["test_hybrid.py"],
     "layers/readout": ["test_hybrid.py"],
     "layers/turning": ["test_convolution.py", "test_gcnn.py"],

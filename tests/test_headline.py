@@ -15,7 +15,7 @@ COSTS = json.loads((results_folder() / "benchmarks" / "throughput.json").read_te
 def record(accuracy=0.98, count=50_000, seconds=90.0, device="Intel(R) Xeon(R) Processor (CPU), 2 threads", sha="a"):
     return {"test": {"accuracy": accuracy, "interval": [accuracy - 0.002, accuracy + 0.001], "count": count},
             "seconds": seconds, "parameters": 12_345, "device": device, "checkpoint_sha256": sha,
-            "curve": [{"epoch": 1}, {"epoch": 2}], "data": {"origin": "rebuilt from MNIST"}}
+            "curve": [{"epoch": 1}, {"epoch": 2}], "configuration": {"training": {"epochs": 2}}, "data": {"origin": "rebuilt from MNIST"}}
 
 
 @pytest.fixture

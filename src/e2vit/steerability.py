@@ -35,9 +35,9 @@ class Setting:
     resample: str = "bilinear"
 
 
-LADDER = {    # each takes away one more cause
+LADDER = {    # on the inner disc each rung takes away one more cause
     "as it is": Setting(),
-    "border masked": Setting(masked=True),
+    "inner disc": Setting(masked=True),
     "disc window": Setting("disc", masked=True),
     "Fourier resampling": Setting("disc", masked=True, resample="fourier"),
 }
@@ -130,5 +130,5 @@ def layer_errors(
 def ladder(
     group: FiniteGroup, images: Float[Tensor, "image 1 side side"], degrees: float, seeds: int = 1
 ) -> dict[str, Float[Tensor, " layer"]]:
-    """The error at one angle on each rung of LADDER; what is left at the end is the grid's."""
+    """The error at one angle on each rung of LADDER; what is left at the end is the grid's and a missing pose's."""
     return {name: layer_errors(group, images, [degrees], setting, seeds)[:, 0] for name, setting in LADDER.items()}

@@ -119,7 +119,8 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
         for k, (name, (sizes, seconds, (exponent, low, high))) in enumerate(methods.items()):
             ax.loglog(sizes, 1e3 * seconds, MARKERS[k], color=COLORS[k],
                       label=f"{name}: {exponent:.2f} [{low:.2f}, {high:.2f}]")
-            middle = np.exp(np.log(1e3 * seconds).mean() - exponent * np.log(sizes).mean())
+            fitted = slice(-5, None)    # the sizes that the exponent is fitted to
+            middle = np.exp(np.log(1e3 * seconds[fitted]).mean() - exponent * np.log(sizes[fitted]).mean())
             ax.plot(sizes, middle * sizes**exponent, color=COLORS[k], linewidth=1)
         ticks = sorted({size for sizes, _, _ in methods.values() for size in sizes})
         ax.xaxis.set_major_locator(FixedLocator(ticks))
