@@ -108,3 +108,19 @@ def test_absolute_positions_tell_places_apart(position):
 def test_sines_need_channels_for_both_axes():
     with pytest.raises(ValueError, match="multiple of 4"):
         SinusoidalPosition(6, 3, 3)
+
+
+def test_waves_are_added_to_the_map():
+    position = SinusoidalPosition(8, 6, 5)
+    x = torch.randn(2, 8, 6, 5)
+    assert torch.equal(position(x), x + position.table)
+
+
+def test_the_released_networks_begin_as_wide_as_they_were_released():
+    """He et al. (2015): normal weights with the standard deviation √(2 / inputs), biases of zero."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        position = PositionAsReleased(800, 400)
+    for network in (position.row, position.column):
+        assert network[3].weight.std().item() == pytest.approx((2 / 16) ** 0.5, rel=0.05)
+        assert network[0].bias.eq(0).all() and network[3].bias.eq(0).all()
