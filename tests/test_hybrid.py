@@ -1,5 +1,6 @@
 """The hybrid is exactly invariant, and every block of it exactly equivariant."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -12,7 +13,7 @@ from e2vit.actions import equivariance_error, exact_elements, invariance_error
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import pool_elements
 from e2vit.layers.pose_attention import GroupLinear, PoseAttention, PoseBlock
-from e2vit.layers.pose_position import PoseRotary
+from e2vit.layers.pose_position import PoseRotary, RelativeBias
 from e2vit.layers.readout import PoseReadout
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
@@ -140,6 +141,27 @@ def test_rotary_positions_see_only_relative_places():
     q, k = rotary(x, x)
     scores = (q @ k.transpose(-2, -1)).unflatten(-1, (5, 5)).unflatten(-3, (5, 5))
     assert (scores[..., :4, :4, :4, :4] - scores[..., 1:, 1:, 1:, 1:]).abs().max() < 1e-10
+
+
+def test_the_bias_sees_waves_that_no_offset_goes_through_twice():
+    """The slowest wave makes a quarter of its way along the map, so each offset has features of its own."""
+    features = RelativeBias(cyclic(4), 5, 2, joint=False).features
+    right = features[0].unflatten(0, (9, 9))[4, 5]    # one place to the right, as pose 0 sees it: four sines, four cosines
+    assert right[0].item() == pytest.approx(math.sin(math.pi / 2 / 5)) and right[4].item() == pytest.approx(
+        math.cos(math.pi / 2 / 5))
+    assert all(torch.pdist(of_pose).min() > 0.1 for of_pose in features)
+
+
+def test_rotary_waves_begin_between_a_quarter_turn_and_a_tenth_of_it_in_a_token():
+    sizes = PoseRotary(cyclic(4), 5, 2, 12, joint=False).frequency.norm(dim=-1)
+    assert (sizes[:, 0] - math.pi / 2).abs().max() < 1e-5 and (sizes[:, -1] - math.pi / 20).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("position", ["bias", "rotary"])
+def test_a_checkpoint_holds_parameters_and_no_tables(position):
+    model = HybridViT(replace(SMALL, position=position, attention="joint", readout="mean"))
+    tables = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
+    assert all("running_" in name or "num_batches" in name for name in tables), tables
 
 
 def test_heads_that_do_not_divide_the_width_are_refused():
