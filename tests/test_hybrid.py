@@ -109,6 +109,8 @@ def test_the_bispectrum_is_the_product_of_fourier_coefficients():
     x = torch.randn(3, 8, 5, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     readout, fourier = PoseReadout(cyclic(8), "bispectrum"), torch.fft.fft(x, dim=1) / 8
     j, k = readout.pairs.unbind(1)
+    # those of the other frequencies are conjugates of these: 0 ≤ j ≤ k ≤ 4
+    assert list(zip(j.tolist(), k.tolist(), strict=True)) == [(a, b) for a in range(5) for b in range(a, 5)]
     product = fourier[:, j] * fourier[:, k] * fourier[:, (j + k) % 8].conj()
     expected = torch.cat([product.real, product.imag], 1)
     expected = expected / (expected**2 + 1e-6) ** (1 / 3)

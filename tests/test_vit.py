@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from e2vit.layers.block import Block
 from e2vit.models import ViT, ViTConfig
 
 SHAPE = {"image_size": 12, "channels": 2, "classes": 5, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
@@ -54,3 +55,7 @@ def test_what_is_kept_are_tokens_of_the_image_and_the_class_token_is_among_them(
 def test_a_vit_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         ViT(ViTConfig(**SHAPE | change))
+
+
+def test_a_block_widens_four_times_unless_told_otherwise():
+    assert Block(8, 2).mlp[0].out_features == 32 and Block(8, 2, expansion=3).mlp[0].out_features == 24
