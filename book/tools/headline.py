@@ -166,7 +166,8 @@ def tables(root: Path = ROOT) -> str:
                    "error, or for a single seed Wilson's 95 % interval over the test images. Change: that of a logit, "
                    "at most, over the largest logit, when 32 digits make quarter turns; in float64, with the trained "
                    "weights. Rows that differ in their epochs were trained on different terms. The hybrid and the G-CNN "
-                   "also train on the validation images, a fifth more; the others choose their epoch by them."), *reached,
+                   "also train on the validation images, a fifth more; the others choose their epoch by them. Seeds of a post-hoc row share one base "
+                   "model, and differ in the training of the last layer alone."), *reached,
         *paragraph(f"**What they cost.** Attention scores of one image. Images per second, forward, all models in "
                    f"alternation in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
                    f"seed, on the machine named; times on different machines are no comparison."),
