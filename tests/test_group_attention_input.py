@@ -5,7 +5,7 @@ import torch
 
 from e2vit.groups import cayley_index, cyclic, from_matrices, gsa_index
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
-from e2vit.layers.attention import Pointwise
+from e2vit.layers.attention import Pointwise, _position
 from e2vit.layers.kernels import FEW_SCORES, attend, check, choose
 
 BAD_LAYERS = {
@@ -115,3 +115,11 @@ def test_a_window_of_one_pixel_is_the_smallest():
     for window in (0, -1):
         with pytest.raises(ValueError, match="odd, not"):
             LocalGroupSelfAttention(cyclic(4), channels=3, heads=2, head_dim=4, window=window)
+
+
+@pytest.mark.parametrize("head_dim, lifting, left", [(12, False, 4), (11, False, 5), (3, False, 1), (8, True, 0)])
+def test_released_positions_fill_two_shares_and_elements_the_rest(head_dim, lifting, left):
+    """Of the features of a head: rows, columns and, behind the lifting layer, the element."""
+    position, channels = _position("released", head_dim, lifting)
+    assert channels == left and position.channels == head_dim
+    assert 2 * position.row[3].out_features == head_dim - left
