@@ -110,6 +110,10 @@ def test_sines_need_channels_for_both_axes():
         SinusoidalPosition(6, 3, 3)
 
 
+def test_sound_positions_divide_by_no_tiny_number():
+    assert SoundPosition(4).norm.eps == 1e-5
+
+
 def test_waves_are_added_to_the_map():
     position = SinusoidalPosition(8, 6, 5)
     x = torch.randn(2, 8, 6, 5)
