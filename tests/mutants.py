@@ -49,6 +49,8 @@ EQUIVALENT = {    # "module: change" → why it is no fault
     "layers/pose_attention: k.transpose(-2, -1) → k.transpose(-1, -2)": "the same two axes",
     "layers/pose_attention: q.device.type == 'cpu' → q.device.type != 'cpu'": "torch's kernel gives the same, slower",
     "layers/position: 16 → 17": "one wave more, a choice of size",
+    "layers/sequence: nn.Linear(width, width) → nn.Linear(width, width)": "as many come in as go out",
+    "layers/turning: points[None, :, None] - centers → centers - points[None, :, None]": "the square follows",
     "layers/block: nn.Linear(width, width) → nn.Linear(width, width)": "as many come in as go out",
     "layers/kernel_basis: (_on_grid(group, g, kernel) / scale).float().reshape(-1, 1, kernel, kernel) → "
     "(_on_grid(group, g, kernel) / scale).float().reshape(1, -1, kernel, kernel)": "images and channels move alike",

@@ -12,6 +12,7 @@ from support import randomized
 from conftest import NOT_RUN
 from e2vit.actions import invariance_error
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
+from e2vit.layers.group_block import GroupBlock
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
 
 GOLDEN = Path(os.environ.get("E2VIT_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
@@ -161,3 +162,14 @@ def test_settings_that_make_no_network_are_refused(message, change):
 def test_images_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"\(1, 28, 27\)"):
         GroupAttentionNet()(torch.zeros(1, 1, 28, 27))
+
+
+def test_a_block_that_attends_to_nothing_hands_its_input_on():
+    """Both branches silenced by their last norms: what is left is the shortcut, cut where the block cuts."""
+    x = torch.randn(2, 4, 3, 7, 7)
+    for crop in (0, 1):
+        block = GroupBlock(torch.nn.Identity(), 4, 4, crop, 0.0, 1e-5)
+        for norm in (block.out_norm, block.mlp[-1]):
+            torch.nn.init.zeros_(norm.weight)
+            torch.nn.init.zeros_(norm.bias)
+        assert torch.equal(block(x), x[..., crop : 7 - crop, crop : 7 - crop])

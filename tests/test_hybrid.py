@@ -159,10 +159,11 @@ def test_rotary_waves_begin_between_a_quarter_turn_and_a_tenth_of_it_in_a_token(
     assert (sizes[:, 0] - math.pi / 2).abs().max() < 1e-5 and (sizes[:, -1] - math.pi / 20).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("readout", ["mean", "bispectrum"])
 @pytest.mark.parametrize("attention", ["joint", "within_pose"])
 @pytest.mark.parametrize("position", ["bias", "rotary"])
-def test_a_checkpoint_holds_parameters_and_no_tables(position, attention):
-    model = HybridViT(replace(SMALL, position=position, attention=attention, readout="mean"))
+def test_a_checkpoint_holds_parameters_and_no_tables(position, attention, readout):
+    model = HybridViT(replace(SMALL, position=position, attention=attention, readout=readout))
     tables = set(model.state_dict()) - {name for name, _ in model.named_parameters()}
     assert all("running_" in name or "num_batches" in name for name in tables), tables
 
