@@ -155,3 +155,12 @@ def test_training_alone_says_where_a_state_can_not_be_read(tmp_path):
     with pytest.raises(OSError, match="tries again"):
         train(build(SMALL, 0), split, split, SMALL.training, state_path=state)
     assert state.is_dir()
+
+
+def test_an_error_of_writing_names_the_file_even_where_torch_does_not(tmp_path):
+    def too_large(file):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    with pytest.raises(OSError, match="File too large.*seed0.safetensors"):
+        run_state.write_atomically(tmp_path / "seed0.safetensors", too_large)
+    assert list(tmp_path.iterdir()) == []

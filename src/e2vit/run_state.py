@@ -225,7 +225,7 @@ def discard_state(path: Path) -> None:
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """Calls ``write`` with the name of a temporary file in the same folder, then renames it to the path.
 
-    Error: OSError, also where safetensors has an error of its own for a full disk.
+    Error: OSError that names the file, also where safetensors has an error of its own for a full disk.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -235,6 +235,10 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
         os.replace(temporary, path)
     except SafetensorError as reason:
         raise OSError(f"{path} can't be written: {reason}") from None
+    except OSError as reason:
+        if reason.errno and reason.filename is None:    # older torch does not say which file it was
+            raise OSError(reason.errno, reason.strerror, str(path)) from None
+        raise
     finally:
         temporary.unlink(missing_ok=True)
 
