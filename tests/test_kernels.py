@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import require
 from e2vit.layers.kernels import naive, torch_path
 
 numba_kernel = pytest.importorskip("e2vit.layers.kernels.numba_kernel")
@@ -171,6 +170,8 @@ assert largest_error([triton_kernel.attend(*half, **options)], [expected]) < 1e-
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton comes with torch on Linux only")
 def test_triton_agrees_in_its_interpreter():
     """In a process of its own: whether Triton interprets is decided when it is imported."""
+    from conftest import require    # not above: the process below imports this file without pytest
+
     known = tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) >= (3, 1)
     require(known, "a Triton whose interpreter knows NumPy 2 (3.1 or newer)")
     here = Path(__file__).parent
