@@ -89,11 +89,11 @@ def table(records: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
         spread = f" ± {100 * test.sem():.2f}" if len(test) > 1 else f" [{100 * low:.2f}, {100 * high:.2f}]"
         chosen = "–" if of_name[0]["configuration"]["all_training"] else f"{100 * validation.mean():.2f}"
         rows.append({
-            "experiment": name, "what it is": EXPERIMENTS[name].about.removeprefix("ablation of the hybrid: "),
+            "experiment": name, "test (%)": f"{100 * test.mean():.2f}{spread}", "validation (%)": chosen,
             "parameters": f"{of_name[0]['parameters']:,}", "epochs": len(of_name[0]["curve"]), "seeds": len(test),
-            "validation (%)": chosen, "test (%)": f"{100 * test.mean():.2f}{spread}",
+            "what it is": EXPERIMENTS[name].about.removeprefix("ablation of the hybrid: "),
         })
-    columns = ["experiment", "what it is", "parameters", "epochs", "seeds", "validation (%)", "test (%)"]
+    columns = ["experiment", "test (%)", "validation (%)", "parameters", "epochs", "seeds", "what it is"]
     return pd.DataFrame(rows, columns=columns).set_index("experiment")
 
 

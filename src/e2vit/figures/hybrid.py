@@ -2,6 +2,7 @@
 
 import html
 from collections.abc import Mapping, Sequence
+from itertools import product
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -112,8 +113,24 @@ def mistakes(
     return figure
 
 
+def _apart(names: Sequence[str], x: ndarray, y: ndarray, right: float) -> list[tuple[float, float]]:
+    """Where the names of points begin: beside them, to the left at the right border, and none over another or a point."""
+    taken = [(a - 7, b - 6, a + 7, b + 6) for a, b in zip(x, y, strict=True)]
+    places = []
+    for name, a, b in zip(names, x, y, strict=True):
+        long = 5.6 * len(name)
+        for start, shift in product([a + 10, a - 10 - long], (0, -11, 11, -22, 22, -33, 33)):
+            box = start, b + shift - 5, start + long, b + shift + 5
+            if box[2] <= right and not any(box[0] < q[2] and q[0] < box[2] and box[1] < q[3] and q[1] < box[3]
+                                           for q in taken):
+                break
+        taken.append(box)
+        places.append((start, b + shift + 4))
+    return places
+
+
 def cost_html(points: pd.DataFrame, label: str) -> str:
-    """Test accuracy against computation, as a drawing whose points say on hover or focus what they are.
+    """Test error against computation, on log scales, as a drawing whose points say on hover or focus what they are.
 
     points: columns name, about, kind, parameters, millions, seeds, accuracy, low, high, origin.
     """
@@ -121,9 +138,9 @@ def cost_html(points: pd.DataFrame, label: str) -> str:
         return f"<p>{html.escape(label)}: there are no records yet.</p>"
     width, height, left, bottom, top = 640, 380, 60, 330, 16
     x = np.log10(points["millions"].to_numpy(dtype=float))
-    error = 100 * (1 - points[["accuracy", "low", "high"]].to_numpy(dtype=float))
+    error = np.log10(100 * (1 - points[["accuracy", "low", "high"]].to_numpy(dtype=float)).clip(0.01))
     x_low, x_high = np.floor(x.min() * 2) / 2, np.ceil(x.max() * 2) / 2 + 0.01
-    y_low, y_high = max(0.0, 0.9 * error.min()), 1.05 * error.max()
+    y_low, y_high = error.min() - 0.05, error.max() + 0.05
     at_x = left + (x - x_low) / (x_high - x_low) * (width - left - 20)
     at_y = bottom - (error - y_low) / (y_high - y_low) * (bottom - top)
     kinds = list(dict.fromkeys(points["kind"]))
@@ -134,13 +151,17 @@ def cost_html(points: pd.DataFrame, label: str) -> str:
         parts.append(f'<line x1="{place:.1f}" x2="{place:.1f}" y1="{top}" y2="{bottom}" stroke="currentColor" '
                      f'opacity=".15"/><text x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">'
                      f"{10**tick:g}</text>")
-    for tick in np.linspace(y_low, y_high, 5):
-        place = bottom - (tick - y_low) / (y_high - y_low) * (bottom - top)
+    for tick in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100):
+        if not y_low <= np.log10(tick) <= y_high:
+            continue
+        place = bottom - (np.log10(tick) - y_low) / (y_high - y_low) * (bottom - top)
         parts.append(f'<line x1="{left}" x2="{width - 20}" y1="{place:.1f}" y2="{place:.1f}" stroke="currentColor" '
-                     f'opacity=".15"/><text x="{left - 6}" y="{place + 4:.1f}" text-anchor="end">{tick:.1f}</text>')
+                     f'opacity=".15"/><text x="{left - 6}" y="{place + 4:.1f}" text-anchor="end">{tick:g}</text>')
     parts.append(f'<text x="{(width + left) / 2}" y="{height - 8}" text-anchor="middle">million multiplications for an '
                  f'image</text><text x="14" y="{(top + bottom) / 2}" text-anchor="middle" '
                  f'transform="rotate(-90 14 {(top + bottom) / 2})">test error (%)</text>')
+    names = [name.split("/")[-1] for name in points["name"]]
+    labels = _apart(names, at_x, at_y[:, 0], width - 20)
     for k, point in enumerate(points.itertuples()):
         color = COLORS[kinds.index(point.kind) % len(COLORS)]
         text = (f"{point.name}: {point.about}. Test accuracy {100 * point.accuracy:.2f} % "
@@ -150,8 +171,8 @@ def cost_html(points: pd.DataFrame, label: str) -> str:
         parts.append(f'<g tabindex="0"><title>{html.escape(text)}</title><line x1="{at_x[k]:.1f}" x2="{at_x[k]:.1f}" '
                      f'y1="{at_y[k, 1]:.1f}" y2="{at_y[k, 2]:.1f}" stroke="{color}" stroke-width="2"/>'
                      f'<circle cx="{at_x[k]:.1f}" cy="{at_y[k, 0]:.1f}" r="7" fill="{color}" stroke="white"/>'
-                     f'<text x="{at_x[k] + 10:.1f}" y="{at_y[k, 0] + 4:.1f}" font-size="10">'
-                     f"{html.escape(point.name.split('/')[-1])}</text></g>")
+                     f'<text x="{labels[k][0]:.1f}" y="{labels[k][1]:.1f}" font-size="10">'
+                     f"{html.escape(names[k])}</text></g>")
     parts.append("</svg>")
     legend = " ".join(f'<span style="color:{COLORS[k % len(COLORS)]}">●</span> {html.escape(kind)}'
                       for k, kind in enumerate(kinds))
