@@ -256,7 +256,7 @@ ablation.table(ablations)
 accuracies = {name: np.mean([record["test"]["accuracy"] for record in of_name]) for name, of_name in ablations.items()}
 for name in sorted(accuracies, key=accuracies.get, reverse=True):
     points = 100 * (accuracies[name] - accuracies["ablation/hybrid-c4"])
-    print(f"{points:+6.2f} points  {name.removeprefix('ablation/'):14} {find(name).about.removeprefix('ablation of the hybrid: ')}")
+    print(f"{points:+6.2f} points  {name.removeprefix('ablation/'):18} {find(name).about.removeprefix('ablation of the hybrid: ')}")
 
 # %% [markdown]
 # Read it line by line against `ablation/hybrid-c4`. Differences below the interval of the test accuracy, about 0.2 points here, mean nothing.
