@@ -16,11 +16,11 @@ NOT_RUN = "not run: "
 
 
 def require(present: bool, what: str) -> None:
-    """Skips a test, loudly, when something of the machine is missing; fails it when nothing may be skipped."""
+    """Skips a test or a file, loudly, when something of the machine is missing; fails when nothing may be skipped."""
     if not present:
         if os.environ.get("E2VIT_REQUIRE_ALL"):
             pytest.fail(f"{what} is missing, and E2VIT_REQUIRE_ALL forbids to skip")
-        pytest.skip(f"{NOT_RUN}{what} is missing")
+        pytest.skip(f"{NOT_RUN}{what} is missing", allow_module_level=True)
 
 
 def pytest_configure(config):

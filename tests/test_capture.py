@@ -7,6 +7,7 @@ from einops import einsum, rearrange
 from support import randomized
 from torch import nn
 
+from conftest import require
 from e2vit.capture import capture, fused_weights
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.kernels.naive import windows
@@ -164,8 +165,8 @@ def test_fused_weights_agree_with_torch(changes):
     mask = torch.randn(5, 7, generator=SEED, dtype=torch.float64)
     if "attn_mask" in changes:
         changes = {"attn_mask": mask if changes["attn_mask"] == "float" else (mask > 0) | (torch.arange(7) == 0)}
-    if changes.get("enable_gqa") and "enable_gqa" not in (F.scaled_dot_product_attention.__doc__ or ""):
-        pytest.skip("not run: this torch has no grouped queries")
+    if changes.get("enable_gqa"):
+        require("enable_gqa" in (F.scaled_dot_product_attention.__doc__ or ""), "a torch with grouped queries (2.5)")
     expected = F.scaled_dot_product_attention(q, k, v, **changes)
     assert (fused_weights(q, k, v, **changes) @ v - expected).abs().max() < 1e-12
 

@@ -1,5 +1,6 @@
 """Exported models compute what torch computes, and their files tell nothing about where they were made."""
 
+import importlib.util
 import inspect
 import os
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import require
 from e2vit.export import ExportError, export
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import (
@@ -20,11 +22,10 @@ from e2vit.models import (
     ViTConfig,
 )
 
-onnx = pytest.importorskip("onnx")
-pytest.importorskip("onnxscript")
-onnxruntime = pytest.importorskip("onnxruntime")
-if "dynamic_shapes" not in inspect.signature(torch.onnx.export).parameters:
-    pytest.skip(f"not run: torch {torch.__version__} exports in another way", allow_module_level=True)
+for package in ("onnx", "onnxscript", "onnxruntime"):
+    require(importlib.util.find_spec(package) is not None, package)
+require("dynamic_shapes" in inspect.signature(torch.onnx.export).parameters, "a torch that exports by tracing (2.5)")
+onnx, onnxruntime = importlib.import_module("onnx"), importlib.import_module("onnxruntime")
 
 MODELS = {
     "vit": lambda: ViT(ViTConfig().tiny()),

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from conftest import require
 from e2vit.layers.kernels import naive, torch_path
 
-numba_kernel = pytest.importorskip("e2vit.layers.kernels.numba_kernel")
+require(importlib.util.find_spec("numba") is not None, "numba")
+numba_kernel = importlib.import_module("e2vit.layers.kernels.numba_kernel")
 BACKENDS = {"numba": numba_kernel.attend, "torch": torch_path.attend}
 CASES = {    # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
     "group": (3, 2, 5, 3, False, False, False),
@@ -167,14 +169,13 @@ assert largest_error([triton_kernel.attend(*half, **options)], [expected]) < 1e-
 """
 
 
-@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="triton comes with torch on Linux only")
 def test_triton_agrees_in_its_interpreter():
     """In a process of its own: whether Triton interprets is decided when it is imported."""
-    from conftest import require    # not above: the process below imports this file without pytest
-
+    require(importlib.util.find_spec("triton") is not None, "Triton, which comes with torch on Linux alone,")
     known = tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) >= (3, 1)
     require(known, "a Triton whose interpreter knows NumPy 2 (3.1 or newer)")
     here = Path(__file__).parent
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(here)}
-    result = subprocess.run([sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment)
+    result = subprocess.run([sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment,
+                            cwd=here)    # whose conftest.py this file imports
     assert result.returncode == 0, result.stderr

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from conftest import require
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.optimizer import make_optimizer, muon
 
-needs_muon = pytest.mark.skipif(not hasattr(torch.optim, "Muon"), reason=f"not run: torch {torch.__version__} has no Muon")
 CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
 
 
@@ -26,6 +26,11 @@ def stepped(model: nn.Module, optimizers: list, steps: int, first: int = 0) -> l
 
 
 @pytest.fixture
+def has_muon() -> None:
+    require(hasattr(torch.optim, "Muon"), "a torch that has Muon (2.9)")
+
+
+@pytest.fixture
 def model() -> ViT:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -33,16 +38,16 @@ def model() -> ViT:
 
 
 @pytest.mark.parametrize(("name", "decay"), [("adamw", 0.0), ("muon", 0.0), ("adam", 0.3)])
-def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, decay):
-    if name == "muon" and not hasattr(torch.optim, "Muon"):
-        pytest.skip(f"not run: torch {torch.__version__} has no Muon")
+def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, decay, request):
+    if name == "muon":
+        request.getfixturevalue("has_muon")
     for group in make_optimizer(name, model, 1e-3, 0.3).param_groups:
         vectors = [p for p in group["params"] if p.ndim <= 1]
         assert len(vectors) in (0, len(group["params"]))
         assert group["weight_decay"] == (decay if vectors else 0.3)
 
 
-@needs_muon
+@pytest.mark.usefixtures("has_muon")
 @pytest.mark.parametrize("build", [lambda: ViT(CONFIG), lambda: HybridViT(HybridViTConfig(stem=(4, 6, 8), width=8))])
 def test_muon_takes_the_layers_in_the_middle_and_every_parameter_has_one_optimizer(build):
     model = build()
@@ -54,7 +59,7 @@ def test_muon_takes_the_layers_in_the_middle_and_every_parameter_has_one_optimiz
     assert sorted(everything) == sorted(p.data_ptr() for p in model.parameters())
 
 
-@needs_muon
+@pytest.mark.usefixtures("has_muon")
 @pytest.mark.parametrize("shape", [(6, 7), (2, 3, 7), (6, 2, 3, 5)])
 def test_a_step_of_muon_moves_an_array_as_it_moves_the_matrix(shape):
     generator = torch.Generator().manual_seed(0)
@@ -70,7 +75,7 @@ def test_a_step_of_muon_moves_an_array_as_it_moves_the_matrix(shape):
     assert array.grad is None
 
 
-@needs_muon
+@pytest.mark.usefixtures("has_muon")
 def test_two_joined_optimizers_do_what_they_do_apart(model):
     twin = copy.deepcopy(model)
     joined = make_optimizer("muon", model, 1e-2, 0.1)
@@ -79,7 +84,7 @@ def test_two_joined_optimizers_do_what_they_do_apart(model):
         assert torch.equal(left, right)
 
 
-@needs_muon
+@pytest.mark.usefixtures("has_muon")
 def test_the_learning_rate_of_the_joined_one_is_that_of_its_parts(model):
     before = [p.clone() for p in model.parameters()]
     optimizer = make_optimizer("muon", model, 1e-2, 0.1)
@@ -88,7 +93,7 @@ def test_the_learning_rate_of_the_joined_one_is_that_of_its_parts(model):
     assert all(torch.equal(left, right) for left, right in zip(before, stepped(model, [optimizer], 1), strict=True))
 
 
-@needs_muon
+@pytest.mark.usefixtures("has_muon")
 @pytest.mark.parametrize("keeps_state", [True, False])
 def test_a_joined_optimizer_continues_from_its_saved_state_and_not_without_it(model, keeps_state):
     optimizer = make_optimizer("muon", model, 1e-2, 0.1)

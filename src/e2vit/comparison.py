@@ -97,7 +97,7 @@ def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFra
         low, high = (mean + np.copysign(np.hypot(bound - mean, spread), bound - mean)
                      for bound in wilson(mean, group[0]["test"]["count"]))
         lines.append({
-            "method": aggregate, "regime": regime, "accuracy": accuracies.mean(), "low": low, "high": high,
+            "method": aggregate, "regime": regime, "accuracy": mean, "low": low, "high": high,
             "calibration_error": np.mean([record["test"]["calibration_error"] for record in group]),
             "seeds": len(group), "images": group[0]["test"]["count"],
             **{key: group[0]["against_averaging"][key] for key in ("only_this", "only_averaging", "p_value")},
@@ -152,7 +152,8 @@ def controls(settings: list[str], found: list[dict[str, Any]] | None = None) -> 
                              "seeds": len(of_control),
                              **{f"{split} (%)": f"{100 * np.mean([r[split]['accuracy'] for r in of_control]):.2f}"
                                 for split in ("validation", "test")}})
-    return pd.DataFrame(rows, columns=["setting", "control", "seeds", "validation (%)", "test (%)"]).set_index("setting")
+    columns = ["setting", "control", "seeds", "validation (%)", "test (%)"]
+    return pd.DataFrame(rows, columns=columns).set_index("setting")
 
 
 def _one_view(record: dict[str, Any]) -> dict[str, Any]:

@@ -31,7 +31,8 @@ from e2vit.training import discard_state, make_accelerator, sweep, train
 
 MODES = ("quick", "report", "train")
 
-__all__ = ["EXPERIMENTS", "Experiment", "MODES", "RecordError", "Run", "default_mode", "find", "record_of", "run", "status"]
+__all__ = ["EXPERIMENTS", "Experiment", "MODES", "RecordError", "Run", "default_mode", "find", "record_of",
+           "run", "status"]
 
 
 @dataclass(frozen=True)
@@ -214,8 +215,8 @@ def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
     record = records.read(experiment, seed, folder.parents[experiment.name.count("/")])
     checkpoint = folder / f"seed{seed}.safetensors"
     if not checkpoint.exists():
-        raise RecordError(f"{checkpoint} is missing: of runs that only stand in a table the repository keeps the record, "
-                          f"not the checkpoint; python -m e2vit run {experiment.name} --seed {seed} --results FOLDER "
+        raise RecordError(f"{checkpoint} is missing: of runs that only stand in a table the repository keeps the "
+                          f"record, not the checkpoint; python -m e2vit run {experiment.name} --seed {seed} --results FOLDER "
                           "makes both anew")
     try:
         if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != record["checkpoint_sha256"]:
