@@ -50,7 +50,7 @@ mode = default_mode()    # "quick" | "report" | "train"
 
 # %% [markdown]
 # Our classifier is the plain ViT of the first chapter. It was trained on rotated digits.
-# Some test images serve for the pictures of this chapter. The tables further down use the first 10,000.
+# Some test images serve for the pictures of this chapter. The tables further down use the first 10,000 digits, or all 840 aerial scenes.
 
 # %%
 base = run("rotmnist/vit", mode).model

@@ -180,7 +180,7 @@ def six_or_nine(
     x = np.arange(len(rules))
     for offset, digit, color, hatch in ((-0.2, 6, COLORS[0], ""), (0.2, 9, COLORS[1], "//")):
         ax.bar(x + offset, [p[digit] for p in rules.values()], 0.38, color=color, hatch=hatch, label=f"{digit}")
-    ax.set(ylim=(0, 1.15), xticks=x, ylabel="probability, all views")
+    ax.set(ylim=(0, 1.4), yticks=[0, 0.5, 1], xticks=x, ylabel="probability, all views")    # room for the legend
     ax.set_xticklabels([name.replace(" ", "\n") for name in rules], fontsize=8)
     ax.legend(title="class", frameon=False, ncols=2, loc="upper center")
     return figure
