@@ -302,3 +302,13 @@ def test_a_callable_of_the_reader_is_an_aggregate():
 
 def test_an_empty_batch_gives_no_logits():
     assert Symmetrized(small_vit().double(), cyclic(4))(images()[:0]).shape == (0, 5)
+
+
+def test_a_wrapper_leaves_its_model_as_it_is_in_training_or_evaluation():
+    from e2vit.metrics import predict
+
+    for training in (False, True):
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).train(training)
+        wrapped = Symmetrized(model, cyclic(4), "mean_logits")
+        predict(wrapped, torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
+        assert wrapped.training == model.training == training

@@ -118,6 +118,8 @@ class Symmetrized(nn.Module):
         known = set(self.modules())
         self.added = nn.ModuleList(part for part in (features, head) if isinstance(part, nn.Module)
                                    and part not in known)    # the caller's own parts, when the model does not hold them
+        if isinstance(model, nn.Module):    # a model that was evaluated is not put back into training by its wrapper
+            self.train(model.training)
 
     def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
         per_pass = len(images) if self.chunk is None else max(1, self.chunk // self.group.order)
