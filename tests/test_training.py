@@ -17,6 +17,7 @@ import torch
 from e2vit import run_state
 from e2vit.catalog import EXPERIMENTS, build
 from e2vit.data import Split, embedded
+from e2vit.models import ViT, ViTConfig
 from e2vit.training import Diverged, OutOfTime, TrainConfig, train
 
 CONFIG = TrainConfig(epochs=4, batch_size=50, average=0.9, warmup_epochs=1)
@@ -218,3 +219,35 @@ def test_no_warning_is_raised_by_an_ordinary_run():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         finished(config=replace(CONFIG, epochs=1))
+
+
+def test_a_run_killed_within_an_epoch_ends_with_the_same_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("e2vit.training.SAVE_EVERY", 0.0)    # a state after every update
+    config = TrainConfig(epochs=2, batch_size=10, average=0.9, warmup_epochs=0.5)
+    splits = embedded("digits")
+    images, validation = splits.train[:60], splits.validation[:30]
+
+    def model() -> ViT:
+        torch.manual_seed(0)
+        return ViT(ViTConfig(width=16, depth=1, heads=2, dropout=0.1))
+
+    whole = model()
+    train(whole, images, validation, config)
+    for killed_at in (2, 8):    # within the first epoch, within the second
+        interrupted, seen = model(), []
+
+        def stop(module, args, killed_at=killed_at, seen=seen):
+            seen.append(module.training)
+            if sum(seen) > killed_at:
+                raise KeyboardInterrupt
+
+        handle = interrupted.register_forward_pre_hook(stop)
+        path = tmp_path / f"{killed_at}.partial.safetensors"
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupted, images, validation, config, state_path=path)
+        handle.remove()
+        resumed = model()
+        with torch.no_grad():    # what is resumed comes from the state, not from how the model began
+            resumed.head.weight.zero_()
+        train(resumed, images, validation, config, state_path=path)
+        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -186,6 +186,33 @@ def _group_attention() -> list[Experiment]:
         for name, (about, model, gpu, minutes) in tuned.items()]
 
 
+_ATTENTION = TrainConfig(epochs=20, learning_rate=3e-3, batch_size=16, warmup_epochs=0.5, average=0.99,
+                         optimizer="muon", augment="none")
+
+
+def _equal_terms() -> list[Experiment]:
+    """Four attention networks that differ in their group or index table alone, one recipe for all; and how the recipe
+    was chosen: the network without a group, a quarter of the epochs, the validation images."""
+    c1, c4 = cyclic(1), cyclic(4)
+    sound = GroupAttentionNetConfig.sound(window=5)
+    nets = {    # name -> what it is, model, CPU minutes
+        "plain": ("self-attention without a group", replace(sound, group=c1), 60),
+        "cayley": ("group attention over C4 with the index of g⁻¹m", replace(sound, group=c4), 220),
+        "gevit": ("group attention over C4 with GE-ViT's index table", replace(sound, group=c4, index=gevit_index), 220),
+        "gsa": ("group attention over C4 with GSA-Nets' index table", replace(sound, group=c4, index=gsa_index), 220),
+    }
+    trials = {    # name -> what differs from the recipe
+        "chosen": {}, "rate-1e-3": {"learning_rate": 1e-3}, "rate-1e-2": {"learning_rate": 1e-2},
+        "adamw": {"optimizer": "adamw"}, "batch-32": {"batch_size": 32}, "average-999": {"average": 0.999},
+        "constant": {"schedule": "constant"},
+    }
+    return [Experiment(f"attention/{name}", f"{about}, sound positions, window 5, all training images", model, _ATTENTION,
+                       seeds=3, gpu_minutes=5, cpu_minutes=cpu) for name, (about, model, cpu) in nets.items()] + [
+        Experiment(f"attention_recipe/{name}", "a trial of the recipe: self-attention without a group, 4 epochs",
+                   nets["plain"][1], replace(_ATTENTION, epochs=4, test_images=500, **changes), seeds=1, gpu_minutes=1,
+                   cpu_minutes=12) for name, changes in trials.items()]
+
+
 def _convolutional() -> list[Experiment]:
     """Group convolutions, alone and in front of a transformer: the final runs.
 
@@ -248,6 +275,11 @@ def _larger_groups() -> list[Experiment]:
     """Beyond quarter turns. The wide one is the largest model of the book: once is enough to see how far it goes."""
     c8 = replace(_HYBRID_C4, group=cyclic(8))
     return [
+        Experiment("rotmnist/hybrid-c8-wide", "the hybrid over C8 at the widths of the one over C4", c8, _FINAL,
+                   all_training=True, seeds=3, gpu_minutes=2, cpu_minutes=100),
+        Experiment("rotmnist/hybrid-c16", "the hybrid over C16",
+                   replace(c8, group=cyclic(16), stem=(8, 16, 24)), _FINAL, all_training=True, seeds=1,
+                   gpu_minutes=3, cpu_minutes=220),
         Experiment("rotmnist/hybrid-c8", "the hybrid over C8, filters off the grid",
                    replace(c8, stem=(6, 16, 22), width=24), _FINAL, all_training=True, seeds=2,
                    gpu_minutes=1.3, cpu_minutes=28),
@@ -259,6 +291,6 @@ def _larger_groups() -> list[Experiment]:
 
 _BASES = _transformers()
 EXPERIMENTS: dict[str, Experiment] = {entry.name: entry for entry in [
-    *_hybrid(), *_ablations(), *_BASES, *_post_hoc(_BASES), *_group_attention(), *_convolutional(), *_data_efficiency(),
+    *_hybrid(), *_ablations(), *_BASES, *_post_hoc(_BASES), *_group_attention(), *_equal_terms(), *_convolutional(), *_data_efficiency(),
     *_test_selection(), *_larger_groups(),
 ]}

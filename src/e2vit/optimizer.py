@@ -1,8 +1,7 @@
 """The optimizers that a training configuration can name: Adam, AdamW, and Muon for the layers in the middle.
 
-Muon replaces the update of a matrix by the nearest one whose singular values are all alike, so that no direction learns
-slower than another. Filters and group-tied layers are seen as matrices. The first and the last layer, positions, biases
-and norms go on with AdamW.
+Muon orthogonalizes the update of each weight matrix: all singular values become equal. Filters and group-tied layers are
+seen as matrices. The first and the last layer, positional encodings, biases and norms stay with AdamW.
 Source: Jordan et al. (2024), "Muon: an optimizer for hidden layers in neural networks"; the code is torch's.
 """
 
@@ -13,7 +12,9 @@ import torch
 from torch import nn
 
 OPTIMIZERS = ("adamw", "adam", "muon")
-OUTER = ("embed", "position", "head", "classify")    # how the names of the first and the last layer begin
+# Parts of the names of first layers, last layers and positional encodings.
+OUTER = {"embed", "lifting", "head", "classify", "top", "position", "element", "bias"}
+FIRST = ("stem.0.weight", "layers.0.weight")    # first filters of the hybrid and of the group-equivariant CNN
 
 
 class Joined(torch.optim.Optimizer):
@@ -78,7 +79,7 @@ def make_optimizer(name: str, model: nn.Module, learning_rate: float, weight_dec
     would be, so that both take the same learning rate.
     """
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
-    hidden = [p for key, p in trained.items() if name == "muon" and p.ndim > 1 and not key.startswith(OUTER)]
+    hidden = [p for key, p in trained.items() if name == "muon" and p.ndim > 1 and _is_hidden(key)]
     taken = {id(p) for p in hidden}
     decayed = [p for p in trained.values() if p.ndim > 1 and id(p) not in taken]
     others = [p for p in trained.values() if p.ndim <= 1]
@@ -90,3 +91,7 @@ def make_optimizer(name: str, model: nn.Module, learning_rate: float, weight_dec
     if hidden:
         parts.append(muon(hidden, lr=learning_rate, weight_decay=weight_decay, adjust_lr_fn="match_rms_adamw"))
     return Joined(*parts) if len(parts) > 1 else parts[0]
+
+
+def _is_hidden(key: str) -> bool:
+    return key not in FIRST and OUTER.isdisjoint(key.split("."))

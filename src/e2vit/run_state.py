@@ -78,6 +78,7 @@ class RunState:
         self.average = AveragedModel(model, multi_avg_fn=average_fn, use_buffers=True) if config.average else None
         self.epoch, self.chosen, self.seconds, self.curve = 0, 0, 0.0, []
         self.best: dict[str, Tensor] = {}
+        self.losses: list[float] = []    # of the updates done in an epoch that was interrupted
 
     def evaluated(self) -> nn.Module:
         return self.average.module if self.average is not None else self.accelerator.unwrap_model(self.model)
@@ -111,10 +112,14 @@ class RunState:
             tensors |= {f"optimizer/{index}/{k}": torch.as_tensor(v) for k, v in state.items()}
         return {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
 
-    def save(self, path: Path) -> None:
-        """One file, written beside its place and renamed into it: there whole, or not at all."""
+    def save(self, path: Path, losses: list[float] = (), seconds: float = 0.0) -> None:
+        """One file, written beside its place and renamed into it: there whole, or not at all.
+
+        losses, seconds: of the updates done since the last whole epoch.
+        """
         path.parent.mkdir(parents=True, exist_ok=True)
-        run = json.dumps({"epoch": self.epoch, "chosen": self.chosen, "seconds": self.seconds, "curve": self.curve})
+        run = json.dumps({"epoch": self.epoch, "chosen": self.chosen, "seconds": self.seconds + seconds,
+                          "curve": self.curve, "losses": list(losses)})
         tensors = self._tensors()
         fresh = path.with_suffix(".fresh")
         write_atomically(fresh, lambda file: save_file(tensors, file, {"run": run, "sha256": _checksum(run, tensors)}))
@@ -150,7 +155,7 @@ class RunState:
         self.optimizer.load_state_dict({"state": _by_parameter(parts["optimizer"]), "param_groups": groups})
         self.best = {k: v.to(self.accelerator.device) for k, v in parts["best"].items()}
         self.epoch, self.chosen = meta["epoch"], meta["chosen"]
-        self.seconds, self.curve = float(meta["seconds"]), list(meta["curve"])
+        self.seconds, self.curve, self.losses = float(meta["seconds"]), list(meta["curve"]), list(meta.get("losses", []))
 
     def _understood(self, data: bytes) -> tuple[dict, dict[str, dict[str, Tensor]]]:
         """The parts of a saved state, each known to fit this run. Error: ValueError and its like, when one doesn't."""
@@ -159,14 +164,17 @@ class RunState:
         if "sha256" in header and header["sha256"] != _checksum(header["run"], tensors):    # older states have none
             raise ValueError("its checksum does not match")
         meta = json.loads(header["run"])
-        if not (1 <= meta["chosen"] <= meta["epoch"] == len(meta["curve"]) and meta["seconds"] >= 0):
+        begun = meta["epoch"] >= 1
+        if not (begun <= meta["chosen"] <= meta["epoch"] == len(meta["curve"]) and meta["seconds"] >= 0
+                and (begun or meta["losses"])):
             raise ValueError("its epochs do not agree")
         parts: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "average": {}, "optimizer": {}}
         for key, value in tensors.items():
             part, name = key.split("/", 1)
             parts[part][name] = value
         _check_shapes("model", parts["model"], self.accelerator.unwrap_model(self.model).state_dict())
-        _check_shapes("best", parts["best"], self.evaluated().state_dict())
+        if begun:
+            _check_shapes("best", parts["best"], self.evaluated().state_dict())
         if self.average is not None:
             _check_shapes("average", parts["average"], self.average.state_dict())
         order = dict(enumerate(p for group in self.optimizer.param_groups for p in group["params"]))

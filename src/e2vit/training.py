@@ -24,6 +24,9 @@ __all__ = ["DamagedState", "Diverged", "OutOfTime", "TrainConfig", "Trained", "d
            "sweep", "train", "write_atomically"]
 
 
+SAVE_EVERY = 120.0    # seconds between states within an epoch
+
+
 @dataclass(frozen=True)
 class Trained:
     """What a finished run leaves besides the model's weights, which are those of ``chosen_epoch``."""
@@ -56,7 +59,8 @@ def train(
 ) -> Trained:
     """Trains the model in place and leaves it with the chosen weights, in evaluation mode.
 
-    state_path: where the state of the run is kept after every epoch (safetensors) and found again by the next call.
+    state_path: where the state of the run is kept (safetensors), after every epoch and every two minutes within one, and
+                found again by the next call.
     deadline:   ``time.monotonic()``; no epoch is begun that would end later if it took as long as the longest so far.
                 Error: OutOfTime.
     watch:      a split whose accuracy is written into the curve as ``watched`` and looked at by nothing: for the
@@ -83,6 +87,7 @@ def train(
     bar = tqdm(range(run.epoch, config.epochs), initial=run.epoch, total=config.epochs, unit="epoch",
                disable=not (progress and accelerator.is_main_process))
     longest = run.seconds / run.epoch if run.epoch else 0.0
+    saved = time.monotonic()
     for epoch in bar:
         if time.monotonic() + longest > deadline:
             raise OutOfTime(f"the budget ended after epoch {epoch} of {config.epochs}")
@@ -90,13 +95,16 @@ def train(
         generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
         order = torch.cat([torch.randperm(len(labels), generator=generator) for _ in range(passes)])
         losses = torch.zeros(steps, device=accelerator.device)
+        losses[: len(run.losses)] = torch.tensor(run.losses)
         run.model.train()
         devices = [accelerator.device] if accelerator.device.type == "cuda" else []
         with torch.random.fork_rng(devices):    # dropout draws from the global stream; give it back as it was
-            torch.manual_seed(seed * 1_000_003 + epoch + accelerator.process_index)
             for step in range(steps):
                 rows = order[step * batch_size : (step + 1) * batch_size]
                 views = draw_views(config.augment, len(rows), generator)
+                if step < len(run.losses):    # done before the run was interrupted
+                    continue
+                torch.manual_seed(((seed * 1_000_003 + epoch) * 100_003 + step) * 1_009 + accelerator.process_index)
                 rows = rows[share].to(accelerator.device)
                 batch = apply_views(as_float(images[rows]), [v[share].to(accelerator.device) for v in views])
                 _set_learning_rate(run.optimizer, config, epoch + step / steps)
@@ -110,6 +118,10 @@ def train(
                 if run.average is not None:
                     run.average.update_parameters(accelerator.unwrap_model(run.model))
                 losses[step] = loss.detach()
+                if state_path is not None and accelerator.is_main_process and time.monotonic() - saved > SAVE_EVERY:
+                    saved = time.monotonic()
+                    run.save(state_path, losses[: step + 1].tolist(), saved - started)
+        run.losses = []
         losses = accelerator.reduce(losses, "mean")
         if not losses.isfinite().all():
             step = int(losses.isfinite().logical_not().nonzero()[0])
