@@ -23,15 +23,15 @@ from pathlib import Path
 import torch
 
 from e2vit.groups import cayley_index, cyclic, dihedral
-from e2vit.layers.kernels import attend
+from e2vit.kernels import attend
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
-from e2vit.training import write_atomically
+from e2vit.training.loop import write_atomically
 
 GROUPS = {"C1": cyclic(1), "C4": cyclic(4), "C8": cyclic(8), "D4": dihedral(4)}
-SIDES = (28, 28, 24, 12, 8, 6)         # maps of the lifting layer and the five group layers
+SIDES = (28, 28, 24, 12, 8, 6)  # maps of the lifting layer and the five group layers
 WINDOW, HEADS, FEATURES = 9, 9, 10
-NANOSECONDS = {"naive": 30, "torch": 8, "numba": 2, "triton": 0.1}    # a forward, for each score: only to plan
-KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}    # an allocator that gives nothing back
+NANOSECONDS = {"naive": 30, "torch": 8, "numba": 2, "triton": 0.1}  # a forward, for each score: only to plan
+KEEPING = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(1 << 40)}  # an allocator that gives nothing back
 
 
 def scores(group: str, batch: int) -> int:
@@ -44,10 +44,11 @@ def scores(group: str, batch: int) -> int:
 def work(group: str, batch: int) -> dict[str, int]:
     """What the first group layer has to do in a forward: operations, exponentials, bytes read and written."""
     order, pixels = GROUPS[group].order, batch * HEADS * SIDES[1] ** 2
-    products = 3 * order**2 * FEATURES + 3 * order**3    # contents, places, values; normalizing and summing weights
+    products = 3 * order**2 * FEATURES + 3 * order**3  # contents, places, values; normalizing and summing weights
     padded = batch * HEADS * (SIDES[1] + WINDOW - 1) ** 2
     return {
-        "operations": 2 * pixels * WINDOW**2 * products, "exponentials": pixels * WINDOW**2 * 2 * order**2,
+        "operations": 2 * pixels * WINDOW**2 * products,
+        "exponentials": pixels * WINDOW**2 * 2 * order**2,
         "bytes": 4 * order * FEATURES * (2 * pixels + 2 * padded),
     }
 
@@ -93,10 +94,10 @@ def resident(device: str, peak: bool) -> int:
             torch.cuda.reset_peak_memory_stats()
         return torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()
     status = Path("/proc/self/status")
-    if not status.exists():    # not Linux: the peak since the start
+    if not status.exists():  # not Linux: the peak since the start
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     if not peak:
-        Path("/proc/self/clear_refs").write_text("5")    # forgets the peak
+        Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
     line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM" if peak else "VmRSS"))
     return int(line.split()[1]) * 1024
 
@@ -150,14 +151,23 @@ def measure(subject, group, batch, mode, backends, limits, device, environment=N
         if seconds > limits["seconds"] or gigabytes > limits["memory"]:
             continue
         times = repeats or (1 if seconds > 5 else 3)
-        found[backend] = apart(environment, subject=subject, group=group, batch=batch, backend=backend, mode=mode,
-                               repeats=times, device=device)
+        found[backend] = apart(
+            environment,
+            subject=subject,
+            group=group,
+            batch=batch,
+            backend=backend,
+            mode=mode,
+            repeats=times,
+            device=device,
+        )
     reference = found.get("naive", {})
     if "seconds" in reference:
         smallest = {"seconds": 1e-6, "peak_megabytes": 1.0}
         found["ratio"] = {
             name: {key: round(reference[key] / max(value[key], least), 2) for key, least in smallest.items()}
-            for name, value in found.items() if name != "naive" and "seconds" in value
+            for name, value in found.items()
+            if name != "naive" and "seconds" in value
         }
     return found
 
@@ -174,8 +184,9 @@ def main() -> None:
     parser.add_argument("--memory", type=float, default=12)
     options = parser.parse_args()
     if options.task:
-        print(json.dumps(ceiling(options.task["device"]) if options.task["subject"] == "ceiling" else
-                         one(**options.task)))
+        print(
+            json.dumps(ceiling(options.task["device"]) if options.task["subject"] == "ceiling" else one(**options.task))
+        )
         return
     device = "cuda" if torch.cuda.is_available() else "cpu"
     fast = "triton" if device == "cuda" else "numba"
@@ -184,20 +195,27 @@ def main() -> None:
         "what": "released rotMNIST network (or its first group layer), float32; seconds of one forward or training "
         "step, megabytes above what the process held before; ratio: naive over the backend, less than a megabyte "
         "counted as one",
-        "device": torch.cuda.get_device_name() if device == "cuda" else
-        f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
         "clock": "processor time" if device == "cpu" and torch.get_num_threads() == 1 else "wall clock",
-        "torch": torch.__version__, "ceiling": apart(subject="ceiling", device=device), "measurements": [],
+        "torch": torch.__version__,
+        "ceiling": apart(subject="ceiling", device=device),
+        "measurements": [],
     }
     path = Path(__file__).resolve().parents[1] / "data" / "results" / "benchmarks"
     path = path / ("attention.json" if device == "cpu" else "attention-cuda.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():    # what is not measured again stays, when it is of the same device
+    if path.exists():  # what is not measured again stays, when it is of the same device
         before = json.loads(path.read_text())
         record["measurements"] = before["measurements"] if before["device"] == record["device"] else []
     plan = [("layer", group, 1) for group in options.groups if "layer" in options.subjects]
-    plan += [("network", group, batch) for batch in options.batches for group in options.groups
-             if "network" in options.subjects]
+    plan += [
+        ("network", group, batch)
+        for batch in options.batches
+        for group in options.groups
+        if "network" in options.subjects
+    ]
     backends = [name for name in ("naive", "torch", fast) if name in options.backends]
     print(json.dumps(record["ceiling"]))
     for subject, group, batch in plan:
@@ -205,8 +223,10 @@ def main() -> None:
             row = {"subject": subject, "group": group, "batch": batch, "mode": mode}
             row |= measure(subject, group, batch, mode, backends, limits, device)
             if subject == "layer" and mode == "forward" and "seconds" in row.get(fast, {}):
-                row["achieved"] = {f"giga_{name}_per_second": round(amount / row[fast]["seconds"] / 1e9, 2)
-                                   for name, amount in work(group, batch).items()}
+                row["achieved"] = {
+                    f"giga_{name}_per_second": round(amount / row[fast]["seconds"] / 1e9, 2)
+                    for name, amount in work(group, batch).items()
+                }
             _note(record, row, path)
             if device == "cpu" and subject == "network" and (group, batch) == ("C4", 8):
                 row = {key: row[key] for key in ("subject", "group", "batch", "mode")} | {"allocator": KEEPING}
@@ -222,8 +242,13 @@ def _note(record: dict, row: dict, path: Path) -> None:
     key = ("subject", "group", "batch", "mode", "allocator")
     others = [old for old in record["measurements"] if any(old.get(name) != row.get(name) for name in key)]
     record["measurements"] = [*others, row]
-    print("  ".join(f"{value:>8}" if isinstance(value, (str, int)) else f"{name} {json.dumps(value)}"
-                    for name, value in row.items()), flush=True)
+    print(
+        "  ".join(
+            f"{value:>8}" if isinstance(value, (str, int)) else f"{name} {json.dumps(value)}"
+            for name, value in row.items()
+        ),
+        flush=True,
+    )
     write_atomically(path, lambda file: Path(file).write_text(json.dumps(record, indent=1) + "\n"))
 
 

@@ -19,14 +19,18 @@ from pathlib import Path
 from selenium import webdriver
 
 from e2vit.experiments import EXPERIMENTS
+from e2vit.experiments.records import processor, results_folder
 from e2vit.export import export_run
-from e2vit.records import processor, results_folder
-from e2vit.training import write_atomically
+from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime-web" / "dist"
-NETWORKS = {"rotmnist/vit": 100, "rotmnist/gcnn-p4cnn": 100, "rotmnist/hybrid-c4": 100,    # experiment → runs
-            "rotmnist/corrected-c4-tenth": 2}
+NETWORKS = {
+    "rotmnist/vit": 100,
+    "rotmnist/gcnn-p4cnn": 100,
+    "rotmnist/hybrid-c4": 100,  # experiment → runs
+    "rotmnist/corrected-c4-tenth": 2,
+}
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MEASURE = """
 const [file, rounds, done] = arguments;
@@ -46,8 +50,11 @@ const [file, rounds, done] = arguments;
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {**http.server.SimpleHTTPRequestHandler.extensions_map, ".mjs": "text/javascript",
-                      ".wasm": "application/wasm"}
+    extensions_map = {
+        **http.server.SimpleHTTPRequestHandler.extensions_map,
+        ".mjs": "text/javascript",
+        ".wasm": "application/wasm",
+    }
 
     def log_message(self, *arguments):
         pass
@@ -63,7 +70,7 @@ def measure(folder: Path, files: dict[str, str]) -> tuple[dict[str, float], str]
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         window = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
-        window.command_executor.client_config.timeout = 900    # seconds, for the slowest
+        window.command_executor.client_config.timeout = 900  # seconds, for the slowest
         window.set_script_timeout(800)
         window.get(f"http://127.0.0.1:{server.server_port}/index.html")
         found = {name: window.execute_async_script(MEASURE, file, NETWORKS[name]) for name, file in files.items()}
@@ -89,8 +96,13 @@ def main() -> None:
             export_run(EXPERIMENTS[name], folder / file)
         milliseconds, version = measure(folder, files)
     networks = {name: {"milliseconds": round(milliseconds[name], 2)} for name in NETWORKS}
-    record = {"date": date.today().isoformat(), "device": processor(), "system": platform.system(),
-              "browser": f"Chromium {version}", "networks": networks}
+    record = {
+        "date": date.today().isoformat(),
+        "device": processor(),
+        "system": platform.system(),
+        "browser": f"Chromium {version}",
+        "networks": networks,
+    }
     text = json.dumps(record, indent=1) + "\n"
     print(text)
     if options.write:

@@ -19,11 +19,11 @@ from attention import resident, timed
 
 from e2vit.groups import cyclic
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
-from e2vit.training import write_atomically
+from e2vit.training.loop import write_atomically
 
 CHANNELS, HEADS, FEATURES, WINDOW = 20, 9, 10, 9
-ORDERS = {"naive": (1, 2, 3, 4, 6, 8), "numba": (1, 2, 3, 4, 6, 8, 12, 16)}           # at side 14
-SIDES = {"naive": (10, 14, 20, 28, 36), "numba": (10, 14, 20, 28, 36, 48), "global": (4, 6, 8, 10, 14)}    # for C4
+ORDERS = {"naive": (1, 2, 3, 4, 6, 8), "numba": (1, 2, 3, 4, 6, 8, 12, 16)}  # at side 14
+SIDES = {"naive": (10, 14, 20, 28, 36), "numba": (10, 14, 20, 28, 36, 48), "global": (4, 6, 8, 10, 14)}  # for C4
 
 
 def layer(backend: str, order: int) -> torch.nn.Module:
@@ -37,7 +37,7 @@ def layer(backend: str, order: int) -> torch.nn.Module:
 def measure(backend: str, order: int, side: int, found: dict) -> None:
     """One more measurement of this size; the first also of the memory."""
     module, x = layer(backend, order), torch.randn(1, CHANNELS, order, side, side)
-    module(x)    # compiles what needs compiling, and warms the caches
+    module(x)  # compiles what needs compiling, and warms the caches
     before = resident("cpu", peak=False)
     seconds = timed(lambda: module(x), "cpu")
     megabytes = (resident("cpu", peak=True) - before) / 1e6
@@ -52,18 +52,24 @@ def main() -> None:
     torch.set_num_threads(1)
     plan = [(name, order, 14, "order") for name, orders in ORDERS.items() for order in orders]
     plan += [(name, 4, side, "side") for name, sides in SIDES.items() for side in sides]
-    rows = [{"backend": name, "order": order, "side": side, "varied": varied, "seconds": [], "peak_megabytes": 0.0}
-            for name, order, side, varied in plan]
+    rows = [
+        {"backend": name, "order": order, "side": side, "varied": varied, "seconds": [], "peak_megabytes": 0.0}
+        for name, order, side, varied in plan
+    ]
     for _ in range(options.repeats):
         for row in rows:
             measure(row["backend"], row["order"], row["side"], row)
     for row in rows:
-        print(f"{row['backend']:>7} C{row['order']:<3} {row['side']:>3} pixels  {min(row['seconds']):8.4f} s  "
-              f"{row['peak_megabytes']:8.1f} MB")
+        print(
+            f"{row['backend']:>7} C{row['order']:<3} {row['side']:>3} pixels  {min(row['seconds']):8.4f} s  "
+            f"{row['peak_megabytes']:8.1f} MB"
+        )
     record = {
         "what": "one group attention layer of the released rotMNIST network's shape, one image, forward, float32; "
         "seconds of every repetition, megabytes above what the process held before",
-        "device": f"{platform.machine()} CPU, 1 thread", "clock": "processor time", "torch": torch.__version__,
+        "device": f"{platform.machine()} CPU, 1 thread",
+        "clock": "processor time",
+        "torch": torch.__version__,
         "measurements": rows,
     }
     path = Path(__file__).resolve().parents[1] / "data" / "results" / "benchmarks" / "growth.json"

@@ -17,11 +17,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from e2vit.catalog import EXPERIMENTS, build
+from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.experiments.records import processor, results_folder
 from e2vit.groups import cyclic
 from e2vit.models.hybrid import HybridViTConfig, make_stem
-from e2vit.records import processor, results_folder
-from e2vit.training import write_atomically
+from e2vit.training.loop import write_atomically
 
 WIDTHS, KERNEL, CLASSES = (8, 24, 32), 5, 10
 
@@ -83,8 +83,11 @@ def best_seconds(task: Callable, models: dict[str, nn.Module], batch: int, round
 
 def compared(models: dict[str, nn.Module], batch: int, rounds: int) -> dict:
     """Images per second of two models, forward and training, and the ratio of the first to the second."""
-    result = {"batch": batch, "rounds": rounds,
-              "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()}}
+    result = {
+        "batch": batch,
+        "rounds": rounds,
+        "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
+    }
     for task in (forward, training):
         seconds = best_seconds(task, models, batch, rounds)
         speeds = {name: float(f"{batch / value:.4g}") for name, value in seconds.items()}
@@ -103,15 +106,19 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     path = results_folder() / "benchmarks" / "hybrid.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}    # what is not measured again stays
+    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}  # what is not measured again stays
     for other in options.against:
         if other == "escnn":
             models, rounds = {"ours": Ours(), "escnn": Escnn()}, options.rounds
         else:
             models = {name: build(EXPERIMENTS[f"rotmnist/{name}"], 0) for name in ("hybrid-c4", "gevit-c4")}
             rounds = max(options.rounds // 5, 1)
-        result[other] = {"device": f"{processor()}, 1 thread", "clock": "processor time of the process",
-                         "torch": torch.__version__, **compared(models, options.batch, rounds)}
+        result[other] = {
+            "device": f"{processor()}, 1 thread",
+            "clock": "processor time of the process",
+            "torch": torch.__version__,
+            **compared(models, options.batch, rounds),
+        }
     write_atomically(path, lambda file: Path(file).write_text(json.dumps(result, indent=1) + "\n", "utf-8"))
 
 

@@ -16,10 +16,10 @@ from datetime import date
 
 import torch
 
-from e2vit.comparison import COSTS
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
+from e2vit_book.post_hoc.measure import COSTS
 
 
 def processor_seconds(*calls, rounds: int) -> list[float]:
@@ -77,16 +77,26 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    settings = {"digits, C16": (cyclic(16), "bilinear", ViTConfig(), 8),
-                "color, D4": (dihedral(4), None, ViTConfig(image_size=64, channels=3, classes=7, patch_size=8), 8)}
-    result = {"date": date.today().isoformat(), "device": platform.processor() or platform.machine(), "threads": 1,
-              "torch": torch.__version__, "milliseconds": {}, "peak_megabytes": {}}
+    settings = {
+        "digits, C16": (cyclic(16), "bilinear", ViTConfig(), 8),
+        "color, D4": (dihedral(4), None, ViTConfig(image_size=64, channels=3, classes=7, patch_size=8), 8),
+    }
+    result = {
+        "date": date.today().isoformat(),
+        "device": platform.processor() or platform.machine(),
+        "threads": 1,
+        "torch": torch.__version__,
+        "milliseconds": {},
+        "peak_megabytes": {},
+    }
     for name, (group, interpolation, config, count) in settings.items():
         result["milliseconds"][name] = measured = measure(group, interpolation, config, count, options.rounds)
         print(f"{name}: base {measured['base']:.3f} ms an image")
         for aggregate, milliseconds in list(measured.items())[1:]:
-            print(f"  {aggregate:20} {milliseconds:8.3f} ms  efficiency "
-                  f"{measured['base'] * group.order / milliseconds:.3f}")
+            print(
+                f"  {aggregate:20} {milliseconds:8.3f} ms  efficiency "
+                f"{measured['base'] * group.order / milliseconds:.3f}"
+            )
     for chunk in (None, 1024, 256, 64):
         result["peak_megabytes"][str(chunk)] = peak = peak_megabytes(chunk)
         print(f"chunk {chunk}: {peak and round(peak)} MB above the start")

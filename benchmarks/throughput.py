@@ -14,7 +14,7 @@ since weights that start at zero hide a broken symmetry.
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-os.environ.setdefault("NUMBA_NUM_THREADS", "1")    # read when numba is imported
+os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
 
 import argparse
 import json
@@ -28,17 +28,17 @@ import torch
 from torch import nn
 
 from e2vit.actions import invariance_error
-from e2vit.catalog import EXPERIMENTS, build
-from e2vit.counting import attention_scores
 from e2vit.data import as_float, embedded
 from e2vit.experiments import RecordError, read_record, run, seeds_present
+from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.experiments.records import plain, processor, results_folder
 from e2vit.groups import cyclic
-from e2vit.records import plain, processor, results_folder
-from e2vit.training import write_atomically
+from e2vit.models.counting import attention_scores
+from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
-from headline import MODELS    # noqa: E402  the rows of the table say what is to be measured
+from headline import MODELS  # noqa: E402  the rows of the table say what is to be measured
 
 
 def images_per_second(models: dict[str, nn.Module], batch: int, rounds: int, device: str) -> dict[str, float]:
@@ -54,7 +54,7 @@ def images_per_second(models: dict[str, nn.Module], batch: int, rounds: int, dev
                 model(images)
             if device == "cuda":
                 torch.cuda.synchronize()
-            if number:    # the first round warms up
+            if number:  # the first round warms up
                 best[name] = min(best[name], clock(device) - started)
     return {name: batch / seconds for name, seconds in best.items()}
 
@@ -130,18 +130,21 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
     names = {name: json.dumps(plain(EXPERIMENTS[name].model), sort_keys=True) for name in MODELS}
-    first = {key: name for name, key in reversed(names.items())}    # configuration → the experiment that stands for it
+    first = {key: name for name, key in reversed(names.items())}  # configuration → the experiment that stands for it
     models = {key: build(EXPERIMENTS[name], 0).to(device).eval() for key, name in first.items()}
     speeds = images_per_second(models, batch, rounds, device)
-    shared = {key: {"images_per_second": float(f"{speeds[key]:.3g}"), **counted(model.cpu())}
-              for key, model in models.items()}
+    shared = {
+        key: {"images_per_second": float(f"{speeds[key]:.3g}"), **counted(model.cpu())} for key, model in models.items()
+    }
     return {
         "what": "forward images per second in float32, all models turn by turn; attention scores of one image; change "
-                "of the logits under quarter turns, float64",
+        "of the logits under quarter turns, float64",
         "date": date.today().isoformat(),
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, 1 thread",
         "clock": "wall" if device == "cuda" else "processor time of the process",
-        "batch": batch, "rounds": rounds, "torch": torch.__version__,
+        "batch": batch,
+        "rounds": rounds,
+        "torch": torch.__version__,
         "models": {name: {**shared[key], **trained(name, {})} for name, key in names.items()},
     }
 

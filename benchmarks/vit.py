@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from e2vit.models import ViT, ViTConfig
-from e2vit.training import write_atomically
+from e2vit.training.loop import write_atomically
 
 ROUNDS, BATCH = 15, 64
 
@@ -38,9 +38,17 @@ def main() -> None:
     models = {
         "e2vit": ViT(config),
         "timm": timm.models.VisionTransformer(
-            img_size=config.image_size, patch_size=config.patch_size, in_chans=config.channels,
-            num_classes=config.classes, embed_dim=config.width, depth=config.depth, num_heads=config.heads,
-            mlp_ratio=config.expansion, global_pool="avg", class_token=False, fc_norm=False,
+            img_size=config.image_size,
+            patch_size=config.patch_size,
+            in_chans=config.channels,
+            num_classes=config.classes,
+            embed_dim=config.width,
+            depth=config.depth,
+            num_heads=config.heads,
+            mlp_ratio=config.expansion,
+            global_pool="avg",
+            class_token=False,
+            fc_norm=False,
         ),
     }
     images, labels = torch.rand(BATCH, 1, 28, 28, device=device), torch.randint(10, (BATCH,), device=device)
@@ -49,14 +57,16 @@ def main() -> None:
     for turn in range(ROUNDS + 3):
         for name, model in models.items():
             taken = step(model, optimizers[name], images, labels)
-            if turn >= 3:    # the first turns warm up
+            if turn >= 3:  # the first turns warm up
                 seconds[name].append(taken)
     ratio = statistics.median(t / e for t, e in zip(seconds["timm"], seconds["e2vit"], strict=True))
     record = {
         "what": "training step of a plain ViT, images per second",
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{platform.machine()} CPU, "
-        f"{torch.get_num_threads()} threads",
-        "batch": BATCH, "rounds": ROUNDS,
+        "device": torch.cuda.get_device_name()
+        if device == "cuda"
+        else f"{platform.machine()} CPU, {torch.get_num_threads()} threads",
+        "batch": BATCH,
+        "rounds": ROUNDS,
         "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
         "images_per_second": {name: round(BATCH / statistics.median(times)) for name, times in seconds.items()},
         "ratio": round(ratio, 3),

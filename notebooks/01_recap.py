@@ -25,22 +25,25 @@ import math
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import nn
-
-from e2vit import metrics, sequences
+from e2vit import metrics
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, run
-from e2vit.figures import diagrams, recap
 from e2vit.layers.sequence import (
-    MultiHeadAttention, shift_matrix, sinusoidal_positions,
+    MultiHeadAttention,
+    shift_matrix,
+    sinusoidal_positions,
 )
 from e2vit.models import TransformerConfig, ViT
-from e2vit.sequences import Lesson
+from e2vit_book.recap import diagrams
+from e2vit_book.recap import figures as recap
+from e2vit_book.recap import tasks as sequences
+from e2vit_book.recap.tasks import Lesson
+from einops import rearrange
+from torch import nn
 
 # %% tags=["parameters"]
-mode = default_mode()    # "quick" | "report" | "train"
+mode = default_mode()  # "quick" | "report" | "train"
 
 # %% [markdown]
 # ## Deeper: the original transformer
@@ -57,8 +60,7 @@ mode = default_mode()    # "quick" | "report" | "train"
 # - Around each part goes a shortcut: the input is added to the output, and the sum is normalized.
 
 # %% mystnb={"figure": {"name": "fig-encoder-decoder", "caption": "The original transformer. Tokens move upwards. The encoder (left) reads; the decoder (right) writes. Only cross-attention joins the two: its queries come from the decoder, its keys and values from the encoder."}, "image": {"alt": "Two columns of boxes. Left, the encoder with self-attention and MLP. Right, the decoder with masked self-attention, cross-attention and MLP. An arrow leads from the encoder into the cross-attention."}}
-diagrams.encoder_decoder(depth=6);
-
+diagrams.encoder_decoder(depth=6)
 # %% [markdown]
 # ## Attention is a weighted sum
 #
@@ -105,8 +107,7 @@ for text, name, place in zip(texts, names, places, strict=True):
     words = sequences.to_numbers(text)[None]
     weight = networks[name].weights(words, it=torch.tensor([place]))
     weights.append(weight[0].detach().numpy())
-recap.shaded_sentences([text.split() for text in texts], weights, places, names);
-
+recap.shaded_sentences([text.split() for text in texts], weights, places, names)
 # %% [markdown]
 # This toy is built so that the weights *are* the explanation.
 # In a large network many layers mix their tokens, and the weights of one layer are a hint at most.
@@ -128,9 +129,9 @@ recap.shaded_sentences([text.split() for text in texts], weights, places, names)
 
 # %%
 generator = torch.Generator().manual_seed(0)
-q = torch.randn(5, 8, generator=generator)    # 5 queries
-k = torch.randn(7, 8, generator=generator)    # 7 keys
-v = torch.randn(7, 3, generator=generator)    # a value for each key
+q = torch.randn(5, 8, generator=generator)  # 5 queries
+k = torch.randn(7, 8, generator=generator)  # 7 keys
+v = torch.randn(7, 3, generator=generator)  # a value for each key
 
 scores = q @ k.T / math.sqrt(q.shape[-1])
 weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
@@ -151,8 +152,10 @@ assert difference < 1e-6
 for d in (16, 64, 256):
     a, b = torch.randn(2, 10_000, d, generator=generator)
     products = (a * b).sum(-1)
-    print(f"d = {d:3}: standard deviation of the dot products {products.std():4.1f}, "
-          f"divided by √d {products.std() / math.sqrt(d):.1f}")
+    print(
+        f"d = {d:3}: standard deviation of the dot products {products.std():4.1f}, "
+        f"divided by √d {products.std() / math.sqrt(d):.1f}"
+    )
 
 # %% [markdown]
 # ## Deeper: several heads
@@ -168,11 +171,12 @@ for d in (16, 64, 256):
 
 # %%
 theirs = nn.MultiheadAttention(embed_dim=12, num_heads=3, batch_first=True)
-x = torch.randn(2, 6, 12, generator=generator)    # 2 sequences, 6 tokens, 12 features
+x = torch.randn(2, 6, 12, generator=generator)  # 2 sequences, 6 tokens, 12 features
 
 projected = x @ theirs.in_proj_weight.T + theirs.in_proj_bias
-q, k, v = rearrange(projected, "batch token (p head d) -> p batch head token d",
-                    p=3, head=3)
+q, k, v = rearrange(
+    projected, "batch token (p head d) -> p batch head token d", p=3, head=3
+)
 weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
 heads = rearrange(weights @ v, "batch head token d -> batch token (head d)")
 ours = theirs.out_proj(heads)
@@ -188,7 +192,7 @@ assert difference < 1e-6
 
 # %%
 layer = MultiHeadAttention(width=12, heads=3)
-x = torch.randn(2, 6, 12, generator=generator)    # 2 sequences, 6 tokens, 12 features
+x = torch.randn(2, 6, 12, generator=generator)  # 2 sequences, 6 tokens, 12 features
 order = torch.tensor([3, 0, 5, 1, 4, 2])
 difference = (layer(x[:, order], x[:, order]) - layer(x, x)[:, order]).abs().max()
 print(f"attention of mixed tokens = mixed attention of tokens: {difference < 1e-6}")
@@ -206,8 +210,7 @@ assert difference < 1e-6
 
 # %% mystnb={"figure": {"name": "fig-sinusoids", "caption": "Sinusoidal positional encodings, 32 features for 60 places. Left: each row is the vector of one place. Right: four of the columns, from a fast wave to one that hardly bends."}, "image": {"alt": "Left, a color map of the encoding, striped finely on the left and coarsely on the right. Right, four waves of growing wavelength."}}
 positions = sinusoidal_positions(length=60, d=32)
-recap.sinusoids(positions.numpy());
-
+recap.sinusoids(positions.numpy())
 # %% [markdown]
 # These waves have a property that we shall meet again. To move by $s$ places is to multiply by a matrix, the same one at
 # every place:
@@ -224,7 +227,9 @@ three = shift_matrix(places=3, d=32)
 errors = {
     "p[t+3] = M p[t]": positions[3:] - positions[:-3] @ three.T,
     "M(3) M(4) = M(7)": three @ shift_matrix(4, 32) - shift_matrix(7, 32),
-    "p[t]·p[t+3] is the same for all t": (positions[3:] * positions[:-3]).sum(-1).diff(),
+    "p[t]·p[t+3] is the same for all t": (positions[3:] * positions[:-3])
+    .sum(-1)
+    .diff(),
 }
 for claim, error in errors.items():
     print(f"{claim:35} holds to 1e-12: {error.abs().max() < 1e-12}")
@@ -233,8 +238,7 @@ for claim, error in errors.items():
 # %% mystnb={"figure": {"name": "fig-shift", "caption": "A shift by three places, seen in three of the sixteen pairs (sine, cosine). Both points of a circle turn by the same angle; the slower the wave, the smaller the angle. A shift of the sequence acts on its encoding as a rotation."}, "image": {"alt": "Three circles, each with two points before and two points after the shift, joined by arrows along the circle. The arrows become shorter from left to right."}}
 some = torch.tensor([0, 6])
 before, after = positions[some].numpy(), positions[some + 3].numpy()
-recap.shift_as_rotation(before, after, pairs=[1, 3, 5]);
-
+recap.shift_as_rotation(before, after, pairs=[1, 3, 5])
 # %% [markdown]
 # A *group* is nothing more than this: moves that can be composed and undone, here the shifts.
 # A *representation* writes each move as a matrix, so that composing moves is multiplying matrices, here $M_s$.
@@ -259,8 +263,7 @@ print(f"{exact:.1%} of {len(source)} unseen sequences are reversed without a mis
 assert mode == "quick" or exact > 0.99
 
 # %% mystnb={"figure": {"name": "fig-reversal-loss", "caption": "Training loss of the encoder-decoder on reversed digits, trained in the cell above. A blind guess among ten digits and the end mark is the dashed line."}, "image": {"alt": "The loss falls from the level of a blind guess by several orders of magnitude."}}
-recap.losses(curve, chance=math.log(11));
-
+recap.losses(curve, chance=math.log(11))
 # %% [markdown]
 # How does it do it? Look at the cross-attention while it writes one of the unseen sequences.
 
@@ -273,8 +276,7 @@ with capture(transformer, [name]) as seen:
 words = [*"0123456789", "start", "end"]
 read = [words[token] for token in source[longest].tolist()]
 written = [words[token] for token in target[longest, 1:].tolist()]
-recap.cross_attention(seen.attention[name][0].numpy(), read, written);
-
+recap.cross_attention(seen.attention[name][0].numpy(), read, written)
 # %% [markdown]
 # ## From sentences to images
 #
@@ -287,20 +289,21 @@ recap.cross_attention(seen.attention[name][0].numpy(), read, written);
 # %%
 splits = embedded("rotmnist") if mode == "quick" else load("rotmnist")
 print(f"{splits.name}, {splits.origin}")
-print(f"{len(splits.train):,} images to train on, {len(splits.validation):,} to choose with, "
-      f"{len(splits.test):,} to test")
+print(
+    f"{len(splits.train):,} images to train on, {len(splits.validation):,} to choose with, "
+    f"{len(splits.test):,} to test"
+)
 
 # %% mystnb={"figure": {"name": "fig-patches", "caption": "A digit of rotMNIST cut into patches of 4 × 4 pixels (left), numbered row by row. Right: each patch as a row of 16 numbers. This table is what the network is given."}, "image": {"alt": "Left, a digit under a grid of seven by seven patches. Right, the same pixels as a table with 49 rows and 16 columns."}}
 digit = as_float(splits.train.images[:1])
-recap.patches_and_tokens(digit[0, 0].numpy(), patch_size=4);
-
+recap.patches_and_tokens(digit[0, 0].numpy(), patch_size=4)
 # %% [markdown]
 # A linear map makes a token of each row. Libraries write it as a convolution whose stride equals its size.
 # The two are the same:
 
 # %%
 vit = run("rotmnist/vit", mode=mode)
-embed = vit.model.embed    # a convolution
+embed = vit.model.embed  # a convolution
 
 patches = rearrange(digit[0, 0], "(row a) (column b) -> (row column) (a b)", a=4, b=4)
 tokens = patches @ rearrange(embed.weight, "d 1 a b -> (a b) d") + embed.bias
@@ -317,8 +320,9 @@ assert same
 # At the end the tokens are averaged, and a linear map gives a score for each class.
 
 # %% mystnb={"figure": {"name": "fig-vit", "caption": "The vision transformer of this book on the digit above. Every patch becomes a token; all tokens pass through the blocks together; their mean is classified."}, "image": {"alt": "From left to right: a digit under a grid, six of its patches, their tokens, a block of normalization, self-attention and MLP with two shortcuts, the mean over tokens, a linear map, ten class scores."}}
-diagrams.vision_transformer(digit[0, 0].numpy(), patch_size=4, depth=vit.model.config.depth);
-
+diagrams.vision_transformer(
+    digit[0, 0].numpy(), patch_size=4, depth=vit.model.config.depth
+)
 # %% [markdown]
 # ## A vision transformer on turned digits
 #
@@ -338,16 +342,19 @@ diagrams.vision_transformer(digit[0, 0].numpy(), patch_size=4, depth=vit.model.c
 record = vit.record
 low, high = record["test"]["interval"]
 print(f"{record['experiment']}, seed {record['seed']}, {record['data']['origin']}")
-print(f"trained on {record['device']}: {len(record['curve'])} epochs, "
-      f"{record['seconds'] / 60:.0f} minutes, {record['parameters']:,} parameters")
-print(f"test accuracy {record['test']['accuracy']:.2%} on {record['test']['count']:,} images "
-      f"(95 % interval {low:.2%} to {high:.2%})")
+print(
+    f"trained on {record['device']}: {len(record['curve'])} epochs, "
+    f"{record['seconds'] / 60:.0f} minutes, {record['parameters']:,} parameters"
+)
+print(
+    f"test accuracy {record['test']['accuracy']:.2%} on {record['test']['count']:,} images "
+    f"(95 % interval {low:.2%} to {high:.2%})"
+)
 
 # %% mystnb={"figure": {"name": "fig-vit-curve", "caption": "Training of the plain ViT on rotMNIST (record rotmnist/vit, seed 0). Left: mean loss on augmented training images. Right: accuracy on the validation images; the dot is the epoch that was kept."}, "image": {"alt": "The training loss falls and the validation accuracy rises, fast at first and slowly later."}}
 loss = np.array([epoch["loss"] for epoch in record["curve"]])
 accuracy = np.array([epoch["accuracy"] for epoch in record["curve"]])
-recap.learning_curve(loss, accuracy, record["chosen_epoch"]);
-
+recap.learning_curve(loss, accuracy, record["chosen_epoch"])
 # %% [markdown]
 # Which digits does it confuse? The first images of the test set tell.
 
@@ -356,15 +363,13 @@ some = splits.test[:5000]
 answers = metrics.predict(vit.model, some.images).argmax(-1)
 counts = torch.bincount(some.labels * 10 + answers, minlength=100).reshape(10, 10)
 print(f"{(answers != some.labels).sum()} errors on {len(some):,} images")
-recap.confusion_matrix(counts.numpy());
-
+recap.confusion_matrix(counts.numpy())
 # %% [markdown]
 # The positions began as waves along rows and columns. What has training made of them?
 
 # %% mystnb={"figure": {"name": "fig-positions", "caption": "Learned positions of the plain ViT (record rotmnist/vit, seed 0). Each small map belongs to the patch marked by a circle and shows how similar its position vector is to those of all patches."}, "image": {"alt": "Forty-nine small maps on a seven by seven grid, each bright at its own patch."}}
 position = vit.model.position[0].detach().numpy()
-recap.positional_similarity(position, side=vit.model.config.side);
-
+recap.positional_similarity(position, side=vit.model.config.side)
 # %% [markdown]
 # Each patch resembles itself most, so each place is told apart. A stroke of a digit that is turned at random visits all
 # places at the same distance from the center alike. Do these places resemble each other more than others do? The
@@ -373,13 +378,18 @@ recap.positional_similarity(position, side=vit.model.config.side);
 # %%
 side = vit.model.config.side
 row, column = np.array(np.divmod(np.arange(side**2), side)) - (side - 1) / 2
-distance = np.hypot(row, column)    # from the center, in patches
+distance = np.hypot(row, column)  # from the center, in patches
 same_ring = np.abs(distance[:, None] - distance) < 0.5
 pairs = ~np.eye(side**2, dtype=bool)
-for name, vectors in (("at the start", ViT(vit.model.config).position[0].detach().numpy()), ("learned", position)):
+for name, vectors in (
+    ("at the start", ViT(vit.model.config).position[0].detach().numpy()),
+    ("learned", position),
+):
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    print(f"{name:12}  mean similarity of two places on the same ring {(unit @ unit.T)[pairs & same_ring].mean():.2f}, "
-          f"on different rings {(unit @ unit.T)[pairs & ~same_ring].mean():.2f}")
+    print(
+        f"{name:12}  mean similarity of two places on the same ring {(unit @ unit.T)[pairs & same_ring].mean():.2f}, "
+        f"on different rings {(unit @ unit.T)[pairs & ~same_ring].mean():.2f}"
+    )
 
 # %% [markdown]
 # Whatever geometry the ViT has learned came from the data. And note what is tied to *this* grid: turn the image, and a stroke meets other positions, with other vectors. Inside a
@@ -403,22 +413,29 @@ mnist, before_turning = get("mnist").test, get("rotmnist_upright")
 
 met = torch.cat([before_turning.train.images, before_turning.validation.images]).numpy()
 met = {image.tobytes() for image in met}
-unseen = [k for k, image in enumerate(mnist.images.numpy()) if image.tobytes() not in met]
-print(f"{len(unseen):,} of {len(mnist):,} test digits of MNIST were met by neither model")
+unseen = [
+    k for k, image in enumerate(mnist.images.numpy()) if image.tobytes() not in met
+]
+print(
+    f"{len(unseen):,} of {len(mnist):,} test digits of MNIST were met by neither model"
+)
 digits = mnist[torch.tensor(unseen)][:1000]
 
 # %%
 degrees = np.arange(-180, 181, 45 if mode == "quick" else 15)
 models = {"trained upright": upright.model, "trained on all angles": vit.model}
-accuracies = {name: np.array(metrics.accuracy_by_angle(model, digits, degrees.tolist()))
-              for name, model in models.items()}
+accuracies = {
+    name: np.array(metrics.accuracy_by_angle(model, digits, degrees.tolist()))
+    for name, model in models.items()
+}
 for name, accuracy in accuracies.items():
-    print(f"{name:22} at 0°  {accuracy[degrees == 0].item():.1%}, "
-          f"mean over the circle {accuracy[:-1].mean():.1%}, worst {accuracy.min():.1%}")
+    print(
+        f"{name:22} at 0°  {accuracy[degrees == 0].item():.1%}, "
+        f"mean over the circle {accuracy[:-1].mean():.1%}, worst {accuracy.min():.1%}"
+    )
 
 # %% mystnb={"figure": {"name": "fig-angle", "caption": "Accuracy of two plain ViTs against the rotation of the input: upright test digits of MNIST that neither model met in training, turned. One model was trained on upright digits (record mnist/vit), the other on digits at all angles (record rotmnist/vit), both seed 0. Bands: ± 2 standard errors over the images."}, "image": {"alt": "The model trained upright is best at zero degrees and falls far on both sides. The model trained on all angles stays nearly level."}}
-recap.accuracy_by_angle(degrees.astype(float), accuracies, count=len(digits));
-
+recap.accuracy_by_angle(degrees.astype(float), accuracies, count=len(digits))
 # %% [markdown]
 # The model that was trained upright knows upright digits, and little else.
 # The other one was shown every angle, and its accuracy is nearly level. But level accuracy is not the same as the same
@@ -426,11 +443,17 @@ recap.accuracy_by_angle(degrees.astype(float), accuracies, count=len(digits));
 # where no pixel is interpolated?
 
 # %%
-answers = torch.stack([metrics.predict(vit.model, digits.images, degrees=angle).argmax(-1)
-                       for angle in (0, 90, 180, 270)])
+answers = torch.stack(
+    [
+        metrics.predict(vit.model, digits.images, degrees=angle).argmax(-1)
+        for angle in (0, 90, 180, 270)
+    ]
+)
 changed = (answers != answers[0]).any(0).float().mean()
-print(f"{changed:.1%} of {len(digits):,} digits get another answer "
-      "under at least one quarter turn")
+print(
+    f"{changed:.1%} of {len(digits):,} digits get another answer "
+    "under at least one quarter turn"
+)
 
 # %% [markdown]
 # A model whose *architecture* respects rotations gives the same answer by construction, trained or not.

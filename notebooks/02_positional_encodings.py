@@ -25,25 +25,34 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from torch import nn
-
 from e2vit.actions import (
-    act, equivariance_error, exact_elements, invariance_error, is_exact, rotate,
+    act,
+    equivariance_error,
+    exact_elements,
+    invariance_error,
+    is_exact,
+    rotate,
 )
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode
-from e2vit.figures import position as figures
 from e2vit.groups import (
-    cayley_index, cyclic, dihedral, gevit_index, gsa_index, is_diagonal_invariant,
+    cayley_index,
+    cyclic,
+    dihedral,
+    gevit_index,
+    gsa_index,
+    is_diagonal_invariant,
 )
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
 from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit_book.positions import figures
+from einops import rearrange
+from torch import nn
 
 # %% tags=["parameters"]
-mode = default_mode()    # "quick" | "report" | "train"
+mode = default_mode()  # "quick" | "report" | "train"
 
 # %% [markdown]
 # ## A digit that turns: groups
@@ -61,7 +70,9 @@ mode = default_mode()    # "quick" | "report" | "train"
 # %%
 digits = embedded("mnist") if mode == "quick" else load("mnist")
 which = (digits.test.labels == 4).nonzero()[0, 0]
-digit = as_float(digits.test.images[which : which + 1]).double()    # batch, channel, height, width
+digit = as_float(
+    digits.test.images[which : which + 1]
+).double()  # batch, channel, height, width
 
 group = cyclic(4)
 turned_digits = torch.cat([act(group, g, digit) for g in range(group.order)])[:, 0]
@@ -70,8 +81,7 @@ print("inverse of 0, 1, 2, 3:", group.inverse.tolist())
 
 # %% mystnb={"figure": {"name": "fig-product-table", "caption": "The product table of C4 in pictures. A digit is turned first by the element of its column, then by that of its row. The result (blue frame) is always one of the four pictures we began with, and its number is the product."}, "image": {"alt": "A table with four rows and four columns. Its margins show a digit turned by 0, 90, 180 and 270 degrees; each cell shows the digit turned by the sum of both angles."}}
 turns = ["0°", "90°", "180°", "270°"]
-figures.product_table(turned_digits.numpy(), group.product.numpy(), turns);
-
+figures.product_table(turned_digits.numpy(), group.product.numpy(), turns)
 # %% [markdown]
 # A group can move many things: digits, feature maps, positions. How it moves them is its *action*.
 # On an image $f$, a function of pixels $x$, the element $g$ acts like this:
@@ -123,7 +133,7 @@ print("first a quarter turn, then the mirror: element", mirrors.product[4, 1].it
 # %%
 torch.manual_seed(0)
 attention = MultiHeadAttention(width=8, heads=2).double()
-tokens = torch.randn(1, 49, 8).double()    # a 7 × 7 grid, row by row
+tokens = torch.randn(1, 49, 8).double()  # a 7 × 7 grid, row by row
 grid = torch.arange(49).reshape(7, 7)
 orders = {
     "a quarter turn": grid.rot90(1).flatten(),
@@ -162,9 +172,10 @@ for name, order in orders.items():
 # We let every pixel attend to a window of $5 \times 5$ pixels around it, and shift a random image by one pixel:
 
 # %%
-plane = cyclic(1)    # the group with one element: nothing but positions
-relative = LocalGroupSelfAttention(plane, channels=3, heads=2, head_dim=4, window=5, lifting=True,
-                                   backend="naive").double()
+plane = cyclic(1)  # the group with one element: nothing but positions
+relative = LocalGroupSelfAttention(
+    plane, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="naive"
+).double()
 absolute = AbsolutePosition(3, 11, 11).double()
 nn.init.normal_(absolute.table)
 
@@ -176,9 +187,11 @@ layers = {
 }
 for name, layer in layers.items():
     difference = layer(shifted) - layer(image).roll(1, -1)
-    inside = difference[..., 3:-3, 3:-3].abs().max()    # far from the border
+    inside = difference[..., 3:-3, 3:-3].abs().max()  # far from the border
     error = inside / layer(image).abs().max()
-    print(f"{name:26} error under a shift: {'exact' if error < 1e-10 else f'{error:.0%}'}")
+    print(
+        f"{name:26} error under a shift: {'exact' if error < 1e-10 else f'{error:.0%}'}"
+    )
     assert (error < 1e-10) == (layer is relative)
 
 # %% [markdown]
@@ -196,7 +209,7 @@ for name, layer in layers.items():
 # A key to the right of its query is now above it, and "right" and "above" were learned apart.
 
 # %%
-as_map = lambda x: relative(x)[:, :, 0]    # one pose: an image of features
+as_map = lambda x: relative(x)[:, :, 0]  # one pose: an image of features
 error = equivariance_error(as_map, image, group)
 print(f"relative positions, error under quarter turns: {error:.0%}")
 assert error > 0.01
@@ -218,12 +231,15 @@ assert error > 0.01
 # have $q'(x) = q(r^{-1}x)$, and the same for $k$ and $\mathrm{val}$.
 
 # %%
-lifting = LocalGroupSelfAttention(group, channels=3, heads=2, head_dim=4, window=5, lifting=True,
-                                  backend="naive").double()
+lifting = LocalGroupSelfAttention(
+    group, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="naive"
+).double()
 for parameter in lifting.parameters():
     nn.init.normal_(parameter, std=0.5)
-r = 1    # a quarter turn
-step = (lifting.qkv(act(group, r, image)) - act(group, r, lifting.qkv(image))).abs().max()
+r = 1  # a quarter turn
+step = (
+    (lifting.qkv(act(group, r, image)) - act(group, r, lifting.qkv(image))).abs().max()
+)
 print(f"step 1 holds: {bool(step < 1e-10)}")
 assert step < 1e-10
 
@@ -233,11 +249,17 @@ assert step < 1e-10
 # turns.
 
 # %%
-window = seen_offsets(plane, 5, 5, False, torch.float64, torch.device("cpu"))[0]    # (x, y) of 25 places
+window = seen_offsets(plane, 5, 5, False, torch.float64, torch.device("cpu"))[
+    0
+]  # (x, y) of 25 places
 moved = window @ group.matrices[r].T
-order = torch.cdist(moved, window).argmin(-1)    # where each place goes
-print(f"step 2, the turned window is the window: {sorted(order.tolist()) == list(range(25))}")
-assert torch.allclose(moved, window[order]) and sorted(order.tolist()) == list(range(25))
+order = torch.cdist(moved, window).argmin(-1)  # where each place goes
+print(
+    f"step 2, the turned window is the window: {sorted(order.tolist()) == list(range(25))}"
+)
+assert torch.allclose(moved, window[order]) and sorted(order.tolist()) == list(
+    range(25)
+)
 
 # %% [markdown]
 # **Step 3.** What the encoding is asked for becomes
@@ -248,12 +270,16 @@ assert torch.allclose(moved, window[order]) and sorted(order.tolist()) == list(r
 # alone, hence true for *any* function $\rho$: no weight has to have a special form.
 
 # %%
-seen = seen_offsets(group, 5, 5, False, torch.float64, torch.device("cpu"))    # pose, place, (x, y)
-back = group.product[group.inverse[r]]    # v → r⁻¹v
+seen = seen_offsets(
+    group, 5, 5, False, torch.float64, torch.device("cpu")
+)  # pose, place, (x, y)
+back = group.product[group.inverse[r]]  # v → r⁻¹v
 step = (seen[:, order] - seen[back]).abs().max()
-encoded = lifting.position(seen)          # ρ of what each pose sees
+encoded = lifting.position(seen)  # ρ of what each pose sees
 also = (encoded[:, order] - encoded[back]).abs().max()
-print(f"step 3 holds for offsets: {bool(step < 1e-10)}, for their encodings: {bool(also < 1e-10)}")
+print(
+    f"step 3 holds for offsets: {bool(step < 1e-10)}, for their encodings: {bool(also < 1e-10)}"
+)
 assert step < 1e-10 and also < 1e-10
 
 # %% [markdown]
@@ -270,16 +296,16 @@ print(f"step 4, lifting is equivariant: {error < 1e-10}")
 assert error < 1e-10
 
 # %% mystnb={"figure": {"name": "fig-lifting", "caption": "One channel of a lifting layer with random weights, for a digit and for the digit turned by 90 degrees. The maps of the second row are those of the first, turned, and each stands one pose further to the right; the last comes round to the front. Nothing is lost, and nothing is computed anew."}, "image": {"alt": "Two rows. The first shows a digit and four feature maps, one for each pose. The second shows the turned digit and the same four maps, turned and moved on by one pose."}}
-eye = LocalGroupSelfAttention(group, channels=1, heads=2, head_dim=4, window=7, lifting=True,
-                              backend="naive").double()
+eye = LocalGroupSelfAttention(
+    group, channels=1, heads=2, head_dim=4, window=7, lifting=True, backend="naive"
+).double()
 torch.manual_seed(3)
 for parameter in eye.parameters():
     nn.init.normal_(parameter)
-nn.init.normal_(eye.position.out.weight, std=3)    # poses that differ visibly
+nn.init.normal_(eye.position.out.weight, std=3)  # poses that differ visibly
 pictures = torch.cat([digit, act(group, 1, digit)])
 maps = eye(pictures)[:, 0].detach()
-figures.lifted_maps(pictures[:, 0].numpy(), maps.numpy(), ["upright", "turned by 90°"]);
-
+figures.lifted_maps(pictures[:, 0].numpy(), maps.numpy(), ["upright", "turned by 90°"])
 # %% [markdown]
 # ## What a pose sees
 #
@@ -287,16 +313,16 @@ figures.lifted_maps(pictures[:, 0].numpy(), maps.numpy(), ["upright", "turned by
 # at. Each place of a window has a row and a column, counted from the center. A pose finds them turned:
 
 # %% mystnb={"figure": {"name": "fig-index-maps", "caption": "The row and the column, in pixels from the center, that each pose of C4 finds at each place of a window of 5 × 5 pixels. Pose 0 sees the window as it is. Every further pose sees it turned by 90 degrees more: what was a row becomes a column."}, "image": {"alt": "Two rows of four tables with the numbers minus two to two. In the upper row the numbers grow downwards, then to the right, then upwards, then to the left; in the lower row they do so one step ahead."}}
-figures.index_maps(2 * seen.numpy(), turns);
-
+figures.index_maps(2 * seen.numpy(), turns)
 # %% [markdown]
 # For $D_4$, eight poses see eight different windows. The last four see them in a mirror:
 
 # %% mystnb={"figure": {"name": "fig-index-maps-mirrors", "caption": "The same for four of the eight poses of D4: two turns, and the same two turns after a mirror. Next to the same turn without a mirror, the signs of the columns are swapped."}, "image": {"alt": "Two rows of four tables. The last two columns mirror the first two."}}
 seen_in_mirror = seen_offsets(mirrors, 5, 5, False, torch.float64, torch.device("cpu"))
 some = [0, 1, 4, 5]
-figures.index_maps(2 * seen_in_mirror[some].numpy(), ["0°", "90°", "mirror", "mirror, then 90°"], some);
-
+figures.index_maps(
+    2 * seen_in_mirror[some].numpy(), ["0°", "90°", "mirror", "mirror, then 90°"], some
+)
 # %% [markdown]
 # ## Deeper: learned encodings
 #
@@ -309,11 +335,23 @@ figures.index_maps(2 * seen_in_mirror[some].numpy(), ["0°", "90°", "mirror", "
 
 # %%
 torch.manual_seed(0)
-net = GroupAttentionNet(GroupAttentionNetConfig(
-    image_size=14, channels=8, heads=1, window=7, blocks=(0, 1), expansions=(1, 1), crops=(0,),
-    query_pose="diagonal", readout="mean", score_scale="head_dim", norm_eps=1e-5, backend="naive",
-))
-small = F.avg_pool2d(as_float(digits.train.images[:1000]), 2)    # 14 × 14 pixels
+net = GroupAttentionNet(
+    GroupAttentionNetConfig(
+        image_size=14,
+        channels=8,
+        heads=1,
+        window=7,
+        blocks=(0, 1),
+        expansions=(1, 1),
+        crops=(0,),
+        query_pose="diagonal",
+        readout="mean",
+        score_scale="head_dim",
+        norm_eps=1e-5,
+        backend="naive",
+    )
+)
+small = F.avg_pool2d(as_float(digits.train.images[:1000]), 2)  # 14 × 14 pixels
 labels = digits.train.labels[:1000]
 optimizer = torch.optim.Adam(net.parameters(), lr=2e-2)
 losses = []
@@ -324,7 +362,9 @@ for _ in range(20 if mode == "quick" else 60):
     loss.backward()
     optimizer.step()
     losses.append(loss.item())
-print(f"loss (nats), first 5 steps: {np.mean(losses[:5]):.2f}, last 5 steps: {np.mean(losses[-5:]):.2f}")
+print(
+    f"loss (nats), first 5 steps: {np.mean(losses[:5]):.2f}, last 5 steps: {np.mean(losses[-5:]):.2f}"
+)
 
 # %% [markdown]
 # We take one query, from the middle of a digit, and draw what its offsets add to the score in each pose.
@@ -333,21 +373,33 @@ print(f"loss (nats), first 5 steps: {np.mean(losses[:5]):.2f}, last 5 steps: {np
 lift = net.lifting.eval()
 window7 = seen_offsets(group, 7, 7, False, torch.float32, torch.device("cpu"))
 with torch.no_grad():
-    q, _, _ = rearrange(lift.qkv(small[:1, :, None]), "1 (part d) 1 row column -> part d (row column)", part=3)
-    query = lift.scale * q[:, small[0, 0].flatten().argmax()]    # at the brightest pixel
-    terms = rearrange(query * lift.position(window7), "pose (row column) (part d) -> part pose row column d",
-                      row=7, part=2).sum(-1)
+    q, _, _ = rearrange(
+        lift.qkv(small[:1, :, None]),
+        "1 (part d) 1 row column -> part d (row column)",
+        part=3,
+    )
+    query = lift.scale * q[:, small[0, 0].flatten().argmax()]  # at the brightest pixel
+    terms = rearrange(
+        query * lift.position(window7),
+        "pose (row column) (part d) -> part pose row column d",
+        row=7,
+        part=2,
+    ).sum(-1)
 by_row, by_column = terms.numpy()
 
 # %% mystnb={"figure": {"name": "fig-encodings", "caption": "What positions add to the score of one query, in the small network trained above, for every pose; the cross is the query. Top: from the row of an offset. Middle: from its column. Bottom: their sum, which is all that the attention sees. It is the same picture four times, turned."}, "image": {"alt": "Three rows of four maps: horizontal or vertical stripes in the first two rows, and their sum, a pattern in the plane, in the third. From pose to pose the maps turn by 90 degrees."}}
-figures.encodings({"row": by_row, "column": by_column, "row + column": by_row + by_column}, turns);
-
+figures.encodings(
+    {"row": by_row, "column": by_column, "row + column": by_row + by_column}, turns
+)
 # %% [markdown]
 # The network learned one encoding, not four. The other three come from it by turning: the weights are shared among poses.
 
 # %%
 combined = torch.from_numpy(by_row + by_column)
-same = all(torch.allclose(combined[pose], combined[0].rot90(pose), atol=1e-5) for pose in range(4))
+same = all(
+    torch.allclose(combined[pose], combined[0].rot90(pose), atol=1e-5)
+    for pose in range(4)
+)
 print(f"the combined encoding of pose v is that of pose 0, turned by v: {same}")
 assert same
 
@@ -379,10 +431,10 @@ assert same
 # *Cayley* table, for every group there is:
 
 # %%
-table = mirrors.product[mirrors.inverse]    # [g, m] → g⁻¹m
+table = mirrors.product[mirrors.inverse]  # [g, m] → g⁻¹m
 assert torch.equal(cayley_index(mirrors)[0], table)
 for r in range(mirrors.order):
-    p = mirrors.product[r]    # g → rg
+    p = mirrors.product[r]  # g → rg
     assert torch.equal(table[p][:, p], table)
 print("(rg)⁻¹(rm) = g⁻¹m for every r in D4")
 
@@ -403,19 +455,22 @@ print("(rg)⁻¹(rm) = g⁻¹m for every r in D4")
 # %% mystnb={"figure": {"name": "fig-index-cubes-c4", "caption": "Three index cubes for C4 and their copies turned by r = 1, a quarter turn. Each cell holds the number of the vector that is added; crosses mark cells that differ. In the table of GSA-Nets all of them do. That of GE-ViT and that from the Cayley table are unchanged."}, "image": {"alt": "Three rows, each with four slices of a cube on the left and on the right. All cells of the upper right cube are crossed out, none of the others."}}
 tables = {"GSA-Nets": gsa_index, "GE-ViT": gevit_index, "Cayley": cayley_index}
 p = group.product[1]
-cubes = {f"{name}, C4": (index(group).numpy(), index(group)[p][:, p][:, :, p].numpy())
-         for name, index in tables.items()}
-figures.index_cubes(cubes);
-
+cubes = {
+    f"{name}, C4": (index(group).numpy(), index(group)[p][:, p][:, :, p].numpy())
+    for name, index in tables.items()
+}
+figures.index_cubes(cubes)
 # %% [markdown]
 # Does the table of GE-ViT hold for turns and mirrors together, the group that its title is about?
 
 # %% mystnb={"figure": {"name": "fig-index-cubes-d4", "caption": "Index cubes for D4 and their copies turned by r = 1. Each square is one slice v, with g downwards and m to the right; shades are entries of the table. Every entry of the table of GE-ViT changes. The one from the Cayley table stays as it is."}, "image": {"alt": "Two rows, each with eight slices on the left and on the right. In the upper right cube all cells carry crosses; in the lower right cube none does."}}
 p = mirrors.product[1]
-cubes = {f"{name}, D4": (index(mirrors).numpy(), index(mirrors)[p][:, p][:, :, p].numpy())
-         for name, index in tables.items() if name != "GSA-Nets"}
-figures.index_cubes(cubes);
-
+cubes = {
+    f"{name}, D4": (index(mirrors).numpy(), index(mirrors)[p][:, p][:, :, p].numpy())
+    for name, index in tables.items()
+    if name != "GSA-Nets"
+}
+figures.index_cubes(cubes)
 # %% [markdown]
 # The picture is about tables. Do layers follow it? We build one group layer for each table and each group, draw all
 # parameters at random, and measure the equivariance error. GSA-Nets count their poses the other way round, so we try
@@ -427,14 +482,26 @@ print(f"{'':6}" + "".join(f"{name:>12}" for name in tables))
 for some_group in (cyclic(2), cyclic(4), cyclic(8), dihedral(1), dihedral(4)):
     row = ""
     for index in tables.values():
-        layer = LocalGroupSelfAttention(some_group, channels=3, heads=1, head_dim=4, window=3, index=index,
-                                        backend="naive").double()
+        layer = LocalGroupSelfAttention(
+            some_group,
+            channels=3,
+            heads=1,
+            head_dim=4,
+            window=3,
+            index=index,
+            backend="naive",
+        ).double()
         torch.manual_seed(0)
         for parameter in layer.parameters():
             nn.init.normal_(parameter, std=0.5)
         x = torch.randn(1, 3, some_group.order, 5, 5).double()
-        other_way = lambda x: layer(x[:, :, some_group.inverse])[:, :, some_group.inverse]
-        error = min(equivariance_error(f, x, some_group, exact_elements(some_group)) for f in (layer, other_way))
+        other_way = lambda x: layer(x[:, :, some_group.inverse])[
+            :, :, some_group.inverse
+        ]
+        error = min(
+            equivariance_error(f, x, some_group, exact_elements(some_group))
+            for f in (layer, other_way)
+        )
         row += f"{'exact' if error < 1e-10 else f'{error:.1%}':>12}"
         assert (error < 1e-10) == is_diagonal_invariant(index(some_group), some_group)
     print(f"{some_group!s:6}{row}")
@@ -452,8 +519,9 @@ for some_group in (cyclic(2), cyclic(4), cyclic(8), dihedral(1), dihedral(4)):
 
 # %%
 for name, index in tables.items():
-    layer = LocalGroupSelfAttention(mirrors, channels=3, heads=1, head_dim=4, window=3, index=index,
-                                    backend="naive").double()
+    layer = LocalGroupSelfAttention(
+        mirrors, channels=3, heads=1, head_dim=4, window=3, index=index, backend="naive"
+    ).double()
     nn.init.zeros_(layer.element)
     x = torch.randn(1, 3, mirrors.order, 5, 5).double()
     other_way = lambda x: layer(x[:, :, mirrors.inverse])[:, :, mirrors.inverse]
@@ -472,15 +540,36 @@ for name, index in tables.items():
 x = digit[..., :28, :28]
 for name, index in tables.items():
     torch.manual_seed(0)
-    net = GroupAttentionNet(GroupAttentionNetConfig(
-        image_size=x.shape[-1], channels=8, heads=2, window=5, blocks=(0, 2), expansions=(1, 1), crops=(0, 0),
-        index=index, readout="mean", norm_eps=1e-5, value_dropout=0.0, backend="naive",
-    )).double().eval()
+    net = (
+        GroupAttentionNet(
+            GroupAttentionNetConfig(
+                image_size=x.shape[-1],
+                channels=8,
+                heads=2,
+                window=5,
+                blocks=(0, 2),
+                expansions=(1, 1),
+                crops=(0, 0),
+                index=index,
+                readout="mean",
+                norm_eps=1e-5,
+                value_dropout=0.0,
+                backend="naive",
+            )
+        )
+        .double()
+        .eval()
+    )
     before_pooling = lambda x: net.stages(x)["stage_classes"]
     other_way = lambda x: before_pooling(x)[:, :, group.inverse]
-    map_error = min(equivariance_error(f, x, group) for f in (before_pooling, other_way))
+    map_error = min(
+        equivariance_error(f, x, group) for f in (before_pooling, other_way)
+    )
     logit_error = invariance_error(net, x, group)
-    shown = ["exact" if error < 1e-10 else f"{error:.2%}" for error in (map_error, logit_error)]
+    shown = [
+        "exact" if error < 1e-10 else f"{error:.2%}"
+        for error in (map_error, logit_error)
+    ]
     print(f"{name:10} map before pooling: {shown[0]:>7}    logits: {shown[1]:>7}")
 
 # %% [markdown]
@@ -502,8 +591,7 @@ for name, index in tables.items():
 # %% mystnb={"figure": {"name": "fig-index-maps-c8", "caption": "What poses 0, 1 and 2 of C8 find at each place of a window of 5 × 5 pixels. Pose 1 is turned by 45 degrees: its rows and columns are no whole numbers, and at the corners they lie outside the window of pose 0."}, "image": {"alt": "Two rows of three tables. The tables in the middle hold fractions, the others whole numbers from minus two to two."}}
 eight = cyclic(8)
 seen_by_eight = seen_offsets(eight, 5, 5, False, torch.float64, torch.device("cpu"))
-figures.index_maps(2 * seen_by_eight[:3].numpy(), ["0°", "45°", "90°"]);
-
+figures.index_maps(2 * seen_by_eight[:3].numpy(), ["0°", "45°", "90°"])
 # %% [markdown]
 # We measure it. A lifting layer and a group layer with random parameters, then an average over poses, give one map in
 # the plane. It should turn with the digit. The error is the mean square of the difference, as a root, in
@@ -513,20 +601,26 @@ figures.index_maps(2 * seen_by_eight[:3].numpy(), ["0°", "45°", "90°"]);
 # %%
 degrees = np.arange(0, 91, 15)
 settings = {
-    "one pose": (cyclic(1), "square"), "C4, square window": (cyclic(4), "square"),
-    "C8, square window": (cyclic(8), "square"), "C8, disc window": (cyclic(8), "disc"),
+    "one pose": (cyclic(1), "square"),
+    "C4, square window": (cyclic(4), "square"),
+    "C8, square window": (cyclic(8), "square"),
+    "C8, disc window": (cyclic(8), "disc"),
 }
 side = digit.shape[-1]
 place = torch.arange(side) - (side - 1) / 2
-disc = place[:, None] ** 2 + place**2 < (side / 2 - 4) ** 2    # clear of the border
+disc = place[:, None] ** 2 + place**2 < (side / 2 - 4) ** 2  # clear of the border
 errors = {name: np.zeros(len(degrees)) for name in settings}
 draws = 1 if mode == "quick" else 3
 for name, (some_group, shape) in settings.items():
     for seed in range(draws):
         torch.manual_seed(seed)
-        common = dict(heads=1, head_dim=4, window=5, window_shape=shape, backend="naive")
+        common = dict(
+            heads=1, head_dim=4, window=5, window_shape=shape, backend="naive"
+        )
         model = nn.Sequential(
-            LocalGroupSelfAttention(some_group, 1, out_channels=4, lifting=True, **common),
+            LocalGroupSelfAttention(
+                some_group, 1, out_channels=4, lifting=True, **common
+            ),
             LocalGroupSelfAttention(some_group, 4, query_pose="diagonal", **common),
         ).double()
         for parameter in model.parameters():
@@ -537,17 +631,27 @@ for name, (some_group, shape) in settings.items():
                 expected = rotate(upright, angle)[..., disc]
                 found = model(rotate(digit, angle)).mean(2)[..., disc]
                 spread = expected - expected.mean(-1, keepdim=True)
-                error = ((found - expected).square().mean() / spread.square().mean()).sqrt()
+                error = (
+                    (found - expected).square().mean() / spread.square().mean()
+                ).sqrt()
                 errors[name][k] += error.item() / draws
-there_and_back = [((rotate(rotate(digit, angle), -angle) - digit)[..., disc].square().mean()
-                   / digit[..., disc].var()).sqrt().item() for angle in degrees.tolist()]
+there_and_back = [
+    (
+        (rotate(rotate(digit, angle), -angle) - digit)[..., disc].square().mean()
+        / digit[..., disc].var()
+    )
+    .sqrt()
+    .item()
+    for angle in degrees.tolist()
+]
 errors["digit, there and back"] = np.array(there_and_back)
 for name, error in errors.items():
-    print(f"{name:22} at 45°: {error[3]:.0%}    at 90°: {'exact' if error[-1] < 1e-10 else f'{error[-1]:.0%}'}")
+    print(
+        f"{name:22} at 45°: {error[3]:.0%}    at 90°: {'exact' if error[-1] < 1e-10 else f'{error[-1]:.0%}'}"
+    )
 
 # %% mystnb={"figure": {"name": "fig-steerable", "caption": "Equivariance error of two layers with random parameters against the turn of the input, on a logarithmic scale; points at the lower border are exact. With one pose, the layers are exact at 0 degrees only. With C4 and C8 they are exact at 90 degrees too, and nowhere in between."}, "image": {"alt": "Five curves between 0 and 90 degrees. All but one fall to the lower border at both ends."}}
-figures.errors_by_angle(degrees.tolist(), errors);
-
+figures.errors_by_angle(degrees.tolist(), errors)
 # %% [markdown]
 # Read the picture at three places.
 #
@@ -572,12 +676,22 @@ figures.errors_by_angle(degrees.tolist(), errors);
 
 # %%
 print("size kernel padding stride   rule       measured")
-for size, kernel, padding, stride in ((28, 4, 0, 4), (28, 2, 0, 2), (28, 5, 2, 2), (7, 2, 0, 2), (7, 3, 0, 2)):
+for size, kernel, padding, stride in (
+    (28, 4, 0, 4),
+    (28, 2, 0, 2),
+    (28, 5, 2, 2),
+    (7, 2, 0, 2),
+    (7, 3, 0, 2),
+):
     x = torch.randn(1, 2, size, size).double()
-    error = equivariance_error(lambda x: F.avg_pool2d(x, kernel, stride, padding), x, group)
+    error = equivariance_error(
+        lambda x: F.avg_pool2d(x, kernel, stride, padding), x, group
+    )
     rule = is_exact(size, kernel, padding, stride)
-    print(f"{size:4}{kernel:7}{padding:8}{stride:7}   {'exact' if rule else 'broken':10} "
-          f"{'exact' if error < 1e-10 else f'off by {error:.0%}'}")
+    print(
+        f"{size:4}{kernel:7}{padding:8}{stride:7}   {'exact' if rule else 'broken':10} "
+        f"{'exact' if error < 1e-10 else f'off by {error:.0%}'}"
+    )
     assert rule == (error < 1e-10)
 
 # %% [markdown]
@@ -586,9 +700,13 @@ for size, kernel, padding, stride in ((28, 4, 0, 4), (28, 2, 0, 2), (28, 5, 2, 2
 # such a network is not equivariant to quarter turns.
 
 # %%
-for name, config in (("as released", GroupAttentionNetConfig.pcam()),
-                     ("without the last pool", GroupAttentionNetConfig.pcam_corrected())):
-    print(f"PatchCamelyon network, {name}: obeys the size rule: {config.obeys_size_rule}")
+for name, config in (
+    ("as released", GroupAttentionNetConfig.pcam()),
+    ("without the last pool", GroupAttentionNetConfig.pcam_corrected()),
+):
+    print(
+        f"PatchCamelyon network, {name}: obeys the size rule: {config.obeys_size_rule}"
+    )
 
 # %% [markdown]
 # ## What to remember

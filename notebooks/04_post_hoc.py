@@ -31,22 +31,22 @@ import copy
 import numpy as np
 import pandas as pd
 import torch
-from torchvision.models import ResNet
-from torchvision.models.resnet import BasicBlock
-
-from e2vit import comparison, metrics
-from e2vit.actions import act, invariance_error, orbit, rotate
-from e2vit.comparison import REGIMES, SETTINGS
+from e2vit import metrics
+from e2vit.actions import invariance_error, orbit, rotate
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, run
-from e2vit.figures import post_hoc
-from e2vit.fine_tuning import predict, view_features
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
+from e2vit.training.fine_tuning import predict, view_features
+from e2vit_book.post_hoc import figures as post_hoc
+from e2vit_book.post_hoc import measure as comparison
+from e2vit_book.post_hoc.measure import REGIMES, SETTINGS
+from torchvision.models import ResNet
+from torchvision.models.resnet import BasicBlock
 
 # %% tags=["parameters"]
-mode = default_mode()    # "quick" | "report" | "train"
+mode = default_mode()  # "quick" | "report" | "train"
 
 # %% [markdown]
 # Our classifier is the plain ViT of the first chapter. It was trained on rotated digits.
@@ -54,7 +54,9 @@ mode = default_mode()    # "quick" | "report" | "train"
 
 # %%
 base = run("rotmnist/vit", mode).model
-precise = copy.deepcopy(base).double()    # the same in double precision, to measure what is exact
+precise = copy.deepcopy(
+    base
+).double()  # the same in double precision, to measure what is exact
 digits = embedded("rotmnist") if mode == "quick" else load("rotmnist")
 test = digits.test[: 60 if mode == "quick" else 1_500]
 images = as_float(test.images)
@@ -76,7 +78,9 @@ print(f"{sum(p.numel() for p in base.parameters()):,} parameters in the base mod
 
 # %%
 sample = images[:16].double()
-print(f"invariance error of the base under quarter turns: {invariance_error(precise, sample, cyclic(4)):.2f}")
+print(
+    f"invariance error of the base under quarter turns: {invariance_error(precise, sample, cyclic(4)):.2f}"
+)
 
 # %% [markdown]
 # ## The Reynolds operator
@@ -94,7 +98,9 @@ print(f"invariance error of the base under quarter turns: {invariance_error(prec
 # %%
 group = cyclic(4)
 with torch.no_grad():
-    logits = torch.stack([base(view) for view in orbit(group, images[:16])], 1)    # (image, view, class)
+    logits = torch.stack(
+        [base(view) for view in orbit(group, images[:16])], 1
+    )  # (image, view, class)
     by_hand = logits.mean(1)
     wrapped = Symmetrized(base, group, "mean_logits")(images[:16])
 print(f"the wrapper computes the same: {torch.allclose(by_hand, wrapped, atol=1e-5)}")
@@ -110,11 +116,14 @@ eight = Symmetrized(base, cyclic(8), interpolation="bilinear").eval()
 with torch.no_grad():
     seen = eight.view_logits(images[:40])
     p = seen.softmax(-1)
-    picked = int(p.mean(1).amax(-1).argmin())    # the image on which the views differ most
+    picked = int(
+        p.mean(1).amax(-1).argmin()
+    )  # the image on which the views differ most
     views = eight.views(images[picked : picked + 1])[0, :, 0]
     answer = eight.combine(seen)[picked].softmax(-1)
-post_hoc.pipeline(views.numpy(), p[picked].numpy(), answer.numpy(), [f"{45 * k}°" for k in range(8)]);
-
+post_hoc.pipeline(
+    views.numpy(), p[picked].numpy(), answer.numpy(), [f"{45 * k}°" for k in range(8)]
+)
 # %% [markdown]
 # ## Which views?
 #
@@ -138,9 +147,9 @@ print(f"16 views, turned by 22.5 degrees: {between:.3f}")
 
 # %%
 every_view = Symmetrized(base, sixteen, interpolation="bilinear").eval()
-features = view_features(every_view, test.images)    # (image, view, feature)
+features = view_features(every_view, test.images)  # (image, view, feature)
 with torch.no_grad():
-    logits = base.head(features)                     # (image, view, class)
+    logits = base.head(features)  # (image, view, class)
 print(f"features {tuple(features.shape)}, logits {tuple(logits.shape)}")
 
 # %% [markdown]
@@ -161,7 +170,9 @@ print(f"right: {(mean_logits.argmax(-1) == test.labels).float().mean():.1%}")
 
 # %%
 mean_probabilities = logits.softmax(-1).mean(1).log()
-same = torch.allclose(mean_probabilities, AGGREGATES["mean_probabilities"](logits), atol=1e-4)
+same = torch.allclose(
+    mean_probabilities, AGGREGATES["mean_probabilities"](logits), atol=1e-4
+)
 print(f"the formula and the library agree: {same}")
 
 # %% [markdown]
@@ -180,7 +191,9 @@ print(f"the formula and the library agree: {same}")
 # %%
 surest = logits.softmax(-1).amax(-1).argmax(1)
 most_certain = logits[torch.arange(len(logits)), surest]
-print(f"the formula and the library agree: {torch.equal(most_certain, AGGREGATES['most_certain'](logits))}")
+print(
+    f"the formula and the library agree: {torch.equal(most_certain, AGGREGATES['most_certain'](logits))}"
+)
 
 # %% [markdown]
 # **Maximum of each class.** $\max_g p_g(c)$. It sounds like the former and is another method: each class asks its own
@@ -197,7 +210,9 @@ print(f"its probabilities differ from those of the former by up to {gap:.2f}")
 # %%
 votes = torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).sum(1)
 vote = AGGREGATES["vote"](logits)
-print(f"images on which all {sixteen.order} views agree: {(votes.amax(-1) == sixteen.order).float().mean():.1%}")
+print(
+    f"images on which all {sixteen.order} views agree: {(votes.amax(-1) == sixteen.order).float().mean():.1%}"
+)
 
 # %% [markdown]
 # **Entropy-weighted.** $\sum_g w_g\, p_g$ with weights that fall with the entropy of a view,
@@ -207,7 +222,9 @@ print(f"images on which all {sixteen.order} views agree: {(votes.amax(-1) == six
 p = logits.softmax(-1)
 weights = (p * logits.log_softmax(-1)).sum(-1).softmax(1)
 entropy_weighted = (weights[..., None] * p).sum(1).log()
-print(f"weights of the first image between {weights[0].min():.3f} and {weights[0].max():.3f}")
+print(
+    f"weights of the first image between {weights[0].min():.3f} and {weights[0].max():.3f}"
+)
 
 # %% [markdown]
 # **Lowest energy** (*canonical energy* in the tables). The energy of a view is $-\log \sum_c e^{\ell_g(c)}$. The view with the
@@ -217,7 +234,9 @@ print(f"weights of the first image between {weights[0].min():.3f} and {weights[0
 # %%
 canonical = logits.logsumexp(-1).argmax(1)
 same_view = (canonical == surest).float().mean()
-print(f"images for which the lowest energy and the greatest certainty choose the same view: {same_view:.1%}")
+print(
+    f"images for which the lowest energy and the greatest certainty choose the same view: {same_view:.1%}"
+)
 
 # %% [markdown]
 # ## Combining features
@@ -231,10 +250,16 @@ print(f"images for which the lowest energy and the greatest certainty choose the
 
 # %%
 with torch.no_grad():
-    feature_mean = Symmetrized(base, sixteen, "feature_mean", interpolation="bilinear").combine(features)
-    feature_max = Symmetrized(base, sixteen, "feature_max", interpolation="bilinear").combine(features)
+    feature_mean = Symmetrized(
+        base, sixteen, "feature_mean", interpolation="bilinear"
+    ).combine(features)
+    feature_max = Symmetrized(
+        base, sixteen, "feature_max", interpolation="bilinear"
+    ).combine(features)
     linear_head = (feature_mean - mean_logits).abs().max()
-print(f"behind a linear head the feature mean is the mean of logits: {linear_head < 1e-3}")
+print(
+    f"behind a linear head the feature mean is the mean of logits: {linear_head < 1e-3}"
+)
 
 # %% [markdown]
 # The other methods of this family have parameters of their own. Each starts as the mean and is then fine-tuned.
@@ -260,18 +285,40 @@ generator = torch.Generator().manual_seed(0)
 some = torch.randn(5, sixteen.order, features.shape[-1], generator=generator)
 shuffle = torch.randperm(sixteen.order, generator=generator)
 rows = []
-for name in ("feature_mean", "moments", "learned_mean", "learned_attention", "orbit_convolution", "bispectrum"):
+for name in (
+    "feature_mean",
+    "moments",
+    "learned_mean",
+    "learned_attention",
+    "orbit_convolution",
+    "bispectrum",
+):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         aggregate = AGGREGATES[name]
-        aggregate = aggregate(sixteen, some.shape[-1]) if isinstance(aggregate, type) else aggregate
+        aggregate = (
+            aggregate(sixteen, some.shape[-1])
+            if isinstance(aggregate, type)
+            else aggregate
+        )
         for parameter in getattr(aggregate, "parameters", list)():
-            torch.nn.init.normal_(parameter, std=0.2)    # the parts that start at zero must not hide anything
+            torch.nn.init.normal_(
+                parameter, std=0.2
+            )  # the parts that start at zero must not hide anything
     with torch.no_grad():
-        shifted = (aggregate(some.roll(1, 1)) - aggregate(some)).abs().max() / aggregate(some).abs().max()
-        shuffled = (aggregate(some[:, shuffle]) - aggregate(some)).abs().max() / aggregate(some).abs().max()
-    rows.append({"method": name.replace("_", " "), "blind to a turn": bool(shifted < 1e-4),
-                 "blind to any shuffle": bool(shuffled < 1e-4)})
+        shifted = (
+            aggregate(some.roll(1, 1)) - aggregate(some)
+        ).abs().max() / aggregate(some).abs().max()
+        shuffled = (
+            aggregate(some[:, shuffle]) - aggregate(some)
+        ).abs().max() / aggregate(some).abs().max()
+    rows.append(
+        {
+            "method": name.replace("_", " "),
+            "blind to a turn": bool(shifted < 1e-4),
+            "blind to any shuffle": bool(shuffled < 1e-4),
+        }
+    )
 pd.DataFrame(rows).set_index("method")
 
 # %% [markdown]
@@ -310,9 +357,15 @@ for name in [*AGGREGATES, *CONTROLS]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = Symmetrized(precise, group, name).double().eval()
-            for parameter in model.aggregate.parameters() if isinstance(model.aggregate, torch.nn.Module) else ():
+            for parameter in (
+                model.aggregate.parameters()
+                if isinstance(model.aggregate, torch.nn.Module)
+                else ()
+            ):
                 torch.nn.init.normal_(parameter, std=0.2)
-        row[f"invariant under {group} (error below 1e-10)"] = invariance_error(model, sample[:6], group) < 1e-10
+        row[f"invariant under {group} (error below 1e-10)"] = (
+            invariance_error(model, sample[:6], group) < 1e-10
+        )
     rows.append(row)
 exact = pd.DataFrame(rows).set_index("method")
 assert exact.iloc[:-1].all(axis=None) and not exact.iloc[-1].any()
@@ -333,11 +386,22 @@ exact
 # factor $|G|$ is gone. Without a LayerNorm they differ: the sum makes the logits larger.
 
 # %%
-print(f"mean of logits and product, same class: {torch.equal(mean_logits.argmax(-1), most_likely.argmax(-1))}")
-print(f"most certain and maximum, same class: {torch.equal(most_certain.argmax(-1), class_maximum.argmax(-1))}")
+print(
+    f"mean of logits and product, same class: {torch.equal(mean_logits.argmax(-1), most_likely.argmax(-1))}"
+)
+print(
+    f"most certain and maximum, same class: {torch.equal(most_certain.argmax(-1), class_maximum.argmax(-1))}"
+)
 norm = torch.nn.LayerNorm(features.shape[-1], eps=0.0)
 with torch.no_grad():
-    gap = (norm(features.double().sum(1).float()) - norm(features.double().mean(1).float())).abs().max()
+    gap = (
+        (
+            norm(features.double().sum(1).float())
+            - norm(features.double().mean(1).float())
+        )
+        .abs()
+        .max()
+    )
     plain = (base.head(features.sum(1)) - base.head(features.mean(1))).abs().max()
 print(f"sum and mean behind a LayerNorm, same features: {gap < 1e-4}")
 print(f"sum and mean before a linear head, largest difference of logits: {plain:.1f}")
@@ -347,14 +411,20 @@ print(f"sum and mean before a linear head, largest difference of logits: {plain:
 
 # %% mystnb={"figure": {"name": "fig-post-hoc-agreement", "caption": "How often two methods give a test image the same class, without fine-tuning, with 16 views. Mean of logits, product and feature mean agree on every image. The largest gap lies between one view and the rest; next comes the frame, which chooses its views by the shape of the digit and not by what the model makes of it."}, "image": {"alt": "A square table of percentages, bright where two methods always agree."}}
 answers = {
-    "mean logits": mean_logits, "most likely": most_likely, "feature mean": feature_mean,
-    "mean probabilities": mean_probabilities, "entropy weighted": entropy_weighted, "vote": vote,
-    "class maximum": class_maximum, "most certain": most_certain,
-    "lowest energy": AGGREGATES["canonical_energy"](logits), "feature max": feature_max,
-    "frame": predict(frame, test.images), "one view": logits[:, 0],
+    "mean logits": mean_logits,
+    "most likely": most_likely,
+    "feature mean": feature_mean,
+    "mean probabilities": mean_probabilities,
+    "entropy weighted": entropy_weighted,
+    "vote": vote,
+    "class maximum": class_maximum,
+    "most certain": most_certain,
+    "lowest energy": AGGREGATES["canonical_energy"](logits),
+    "feature max": feature_max,
+    "frame": predict(frame, test.images),
+    "one view": logits[:, 0],
 }
-post_hoc.agreement(comparison.agreement(answers), list(answers));
-
+post_hoc.agreement(comparison.agreement(answers), list(answers))
 # %% [markdown]
 # ## A six, or a nine?
 #
@@ -371,12 +441,22 @@ with torch.no_grad():
     seen = Symmetrized(base, cyclic(8), interpolation="bilinear").view_logits(sixes)
     p = seen.softmax(-1)
     six, nine = p.mean(1)[:, 6], p.mean(1)[:, 9]
-    doubtful = int(((six - nine).abs() + 1 - six - nine).argmin())    # the six that comes closest to half and half
-    rules = {name: AGGREGATES[key](seen)[doubtful].softmax(-1).numpy() for name, key in
-             (("mean of probabilities", "mean_probabilities"), ("mean of logits", "mean_logits"),
-              ("product", "most_likely"))}
-post_hoc.six_or_nine(orbit(cyclic(8), sixes[doubtful : doubtful + 1])[:, 0, 0].numpy(), p[doubtful].numpy(), rules);
-
+    doubtful = int(
+        ((six - nine).abs() + 1 - six - nine).argmin()
+    )  # the six that comes closest to half and half
+    rules = {
+        name: AGGREGATES[key](seen)[doubtful].softmax(-1).numpy()
+        for name, key in (
+            ("mean of probabilities", "mean_probabilities"),
+            ("mean of logits", "mean_logits"),
+            ("product", "most_likely"),
+        )
+    }
+post_hoc.six_or_nine(
+    orbit(cyclic(8), sixes[doubtful : doubtful + 1])[:, 0, 0].numpy(),
+    p[doubtful].numpy(),
+    rules,
+)
 # %% [markdown]
 # ## Deeper: which view wins?
 #
@@ -387,14 +467,26 @@ post_hoc.six_or_nine(orbit(cyclic(8), sixes[doubtful : doubtful + 1])[:, 0, 0].n
 
 # %% mystnb={"figure": {"name": "fig-winning-views", "caption": "How often each view is the surest, for upright digits turned by a known angle. The dashed ray is the view that undoes the turn. A model that saw upright digits alone prefers it, and the histogram turns with the image. A model that saw all angles has hardly a favorite."}, "image": {"alt": "Rows of circular histograms, one for each model; columns for turns of 0, 45, 90 and 202.5 degrees."}}
 bases = comparison.available(["rotmnist_upright/vit", "rotmnist/vit"], mode)
-titles = {"rotmnist_upright/vit": "trained upright", "rotmnist/vit": "trained on all angles"}
+titles = {
+    "rotmnist_upright/vit": "trained upright",
+    "rotmnist/vit": "trained on all angles",
+}
 some = as_float(upright.images[: 40 if mode == "quick" else 150])
 turns = [0.0, 45.0, 90.0, 202.5]
-winners = {titles[name]: np.stack([comparison.winning_views(
-    Symmetrized(trained.model, sixteen, interpolation="bilinear"), some, torch.tensor(turn)).numpy() for turn in turns])
-    for name, trained in bases.items()}
-post_hoc.winning_views(winners, turns, sixteen.order);
-
+winners = {
+    titles[name]: np.stack(
+        [
+            comparison.winning_views(
+                Symmetrized(trained.model, sixteen, interpolation="bilinear"),
+                some,
+                torch.tensor(turn),
+            ).numpy()
+            for turn in turns
+        ]
+    )
+    for name, trained in bases.items()
+}
+post_hoc.winning_views(winners, turns, sixteen.order)
 # %% [markdown]
 # ## Deeper: what the class token looks at
 #
@@ -404,11 +496,17 @@ post_hoc.winning_views(winners, turns, sixteen.order);
 # %% mystnb={"figure": {"name": "fig-attention-over-views", "caption": "The attention of the class token over the 16 views, one head, for one digit in eight turns. The view with the most weight in the first row is orange everywhere. It moves as the image turns: the token follows the digit, not the place in the list."}, "image": {"alt": "Eight rows, each with a turned digit and a bar chart of 16 weights; the pattern of bars shifts from row to row."}}
 name = "post_hoc/rotated/head/learned_attention"
 tuned = comparison.available([name], mode)
-attentive = tuned[name].model if tuned else Symmetrized(base, sixteen, "learned_attention", interpolation="bilinear")
+attentive = (
+    tuned[name].model
+    if tuned
+    else Symmetrized(base, sixteen, "learned_attention", interpolation="bilinear")
+)
 attentive = attentive.eval()
 steps = attentive.group.order
 weights = []
-hook = attentive.aggregate.normalize.register_forward_hook(lambda module, inputs, output: weights.append(output[0, 0]))
+hook = attentive.aggregate.normalize.register_forward_hook(
+    lambda module, inputs, output: weights.append(output[0, 0])
+)
 eighth = [k * steps // min(8, steps) for k in range(min(8, steps))]
 with torch.no_grad():
     turned = torch.cat([rotate(images[2:3], 360 * k / steps) for k in eighth])
@@ -416,8 +514,11 @@ with torch.no_grad():
         attentive(image[None])
 hook.remove()
 print("fine-tuned" if tuned else "not fine-tuned: there is no record yet")
-post_hoc.attention_over_views(torch.stack(weights).numpy(), turned[:, 0].numpy(), [360 * k / steps for k in eighth]);
-
+post_hoc.attention_over_views(
+    torch.stack(weights).numpy(),
+    turned[:, 0].numpy(),
+    [360 * k / steps for k in eighth],
+)
 # %% [markdown]
 # ## Deeper: does it also help against shifts?
 #
@@ -427,10 +528,11 @@ post_hoc.attention_over_views(torch.stack(weights).numpy(), turned[:, 0].numpy()
 # %% mystnb={"figure": {"name": "fig-post-hoc-shifts", "caption": "How many test images change their class when they move to the right. Averaging over turns gives no guarantee against shifts; it only makes the answers steadier."}, "image": {"alt": "Two rising curves of the share of changed classes against the shift in pixels; the curve of the averaged model lies lower."}}
 pixels = [1, 2, 3, 4]
 few = images[: 30 if mode == "quick" else 100]
-changed = {"one view": comparison.changed_by_shifts(base.eval(), few, pixels),
-           "mean of 16 views": comparison.changed_by_shifts(averaging.eval(), few, pixels)}
-post_hoc.shifts(pixels, changed);
-
+changed = {
+    "one view": comparison.changed_by_shifts(base.eval(), few, pixels),
+    "mean of 16 views": comparison.changed_by_shifts(averaging.eval(), few, pixels),
+}
+post_hoc.shifts(pixels, changed)
 # %% [markdown]
 # ## Deeper: is the confidence deserved?
 #
@@ -440,9 +542,10 @@ post_hoc.shifts(pixels, changed);
 shown = ("one view", "mean logits", "mean probabilities", "most likely")
 curves = {name: comparison.reliability(answers[name], test.labels) for name in shown}
 for name in shown:
-    print(f"{name:20} calibration error {metrics.calibration_error(answers[name], test.labels):.2%}")
-post_hoc.reliability(curves);
-
+    print(
+        f"{name:20} calibration error {metrics.calibration_error(answers[name], test.labels):.2%}"
+    )
+post_hoc.reliability(curves)
 # %% [markdown]
 # ## The comparison
 #
@@ -466,26 +569,44 @@ post_hoc.reliability(curves);
 
 # %%
 if mode == "quick":
-    names = [f"post_hoc/{setting}/{regime}/{method}" for setting, regime, method in (
-        ("rotated", "none", "mean_logits"), ("rotated", "none", "most_certain"), ("rotated", "none", "frame"),
-        ("rotated", "head", "learned_mean"), ("upright", "head", "index_weighted"), ("upright", "none", "mean_logits"),
-        ("upright", "none", "most_certain"))]
+    names = [
+        f"post_hoc/{setting}/{regime}/{method}"
+        for setting, regime, method in (
+            ("rotated", "none", "mean_logits"),
+            ("rotated", "none", "most_certain"),
+            ("rotated", "none", "frame"),
+            ("rotated", "head", "learned_mean"),
+            ("upright", "head", "index_weighted"),
+            ("upright", "none", "mean_logits"),
+            ("upright", "none", "most_certain"),
+        )
+    ]
     found = [run(name, "quick").record for name in names]
-    tables = {setting: comparison.table(setting, [r for r in found if f"/{setting}/" in r["experiment"]])
-              for setting in ("rotated", "upright")}
+    tables = {
+        setting: comparison.table(
+            setting, [r for r in found if f"/{setting}/" in r["experiment"]]
+        )
+        for setting in ("rotated", "upright")
+    }
 elif mode == "train":
-    tables = {setting: comparison.table(setting, comparison.trained(setting)) for setting in SETTINGS}
+    tables = {
+        setting: comparison.table(setting, comparison.trained(setting))
+        for setting in SETTINGS
+    }
 else:
     tables = {setting: comparison.table(setting) for setting in SETTINGS}
 tables = {setting: frame for setting, frame in tables.items() if len(frame)}
 for setting, frame in tables.items():
-    print(f"{setting}: {SETTINGS[setting]}; {len(frame)} rows, {frame['images'].iloc[0]:,} test images")
+    print(
+        f"{setting}: {SETTINGS[setting]}; {len(frame)} rows, {frame['images'].iloc[0]:,} test images"
+    )
 missing = [SETTINGS[setting] for setting in SETTINGS if setting not in tables]
-print("no records yet: " + "; ".join(missing) if missing else "all settings have records")
+print(
+    "no records yet: " + "; ".join(missing) if missing else "all settings have records"
+)
 
 # %% mystnb={"figure": {"name": "fig-post-hoc-accuracies", "caption": "Test accuracy of every method that has a record, with 95 % intervals. Compare marks of one kind within one panel: they differ in the method alone. The panels differ in data and base model and must not be compared with each other."}, "image": {"alt": "A dot plot with one row for each method and one panel for each setting; three kinds of marks for the three regimes."}}
-post_hoc.accuracies(tables, REGIMES);
-
+post_hoc.accuracies(tables, REGIMES)
 # %% [markdown]
 # The same in numbers, one table for each setting. First the base models, on the whole test set with a single view.
 # The comparison looks at the first test images only, as many as the lines above say. Its first row is the base model on
@@ -546,11 +667,21 @@ mirrored = []
 for name, trained in comparison.available(["rotmnist_upright/vit"], mode).items():
     for method in ("mean_logits", "most_certain"):
         wrapped = Symmetrized(trained.model, sixteen, method, interpolation="bilinear")
-        for reading, pictures in (("as they are", test.images), ("read transposed", test.images.mT.contiguous())):
+        for reading, pictures in (
+            ("as they are", test.images),
+            ("read transposed", test.images.mT.contiguous()),
+        ):
             right = predict(wrapped, pictures).argmax(-1) == test.labels
-            mirrored.append({"method": method.replace("_", " "), "test digits": reading,
-                             "accuracy (%)": f"{100 * right.double().mean():.1f}"})
-pd.DataFrame(mirrored).pivot(index="method", columns="test digits", values="accuracy (%)") if mirrored else "no record yet"
+            mirrored.append(
+                {
+                    "method": method.replace("_", " "),
+                    "test digits": reading,
+                    "accuracy (%)": f"{100 * right.double().mean():.1f}",
+                }
+            )
+pd.DataFrame(mirrored).pivot(
+    index="method", columns="test digits", values="accuracy (%)"
+) if mirrored else "no record yet"
 
 # %% [markdown]
 # ## What it costs
@@ -561,8 +692,13 @@ pd.DataFrame(mirrored).pivot(index="method", columns="test digits", values="accu
 # %% mystnb={"figure": {"name": "fig-post-hoc-cost", "caption": "Accuracy against the time for one image on one processor core, for the digits of the first setting. Times were measured once, apart from this page, by the script in the folder benchmarks. Methods that combine all views stand in one column; what tells them apart is the accuracy."}, "image": {"alt": "A scatter plot: a column of points at the cost of sixteen passes, few points far left at the cost of one or two."}}
 measured = comparison.costs().get("milliseconds", {}).get("digits, C16", {})
 measured = measured | {"one_view": measured["base"]} if measured else {}
-priced = tables["rotated"].assign(milliseconds=tables["rotated"]["method"].map(measured)).dropna(subset="milliseconds") \
-    if "rotated" in tables else pd.DataFrame()
+priced = (
+    tables["rotated"]
+    .assign(milliseconds=tables["rotated"]["method"].map(measured))
+    .dropna(subset="milliseconds")
+    if "rotated" in tables
+    else pd.DataFrame()
+)
 if len(priced):
     post_hoc.cost_against_accuracy(priced, REGIMES)
 else:
@@ -581,7 +717,9 @@ with torch.random.fork_rng():
     color = torch.rand(2, 3, 32, 32, dtype=torch.float64)
 invariant = Symmetrized(resnet, dihedral(4), "learned_attention").double().eval()
 error = invariance_error(resnet, color, dihedral(4))
-print(f"ResNet: {error:.0e}; symmetrized: below 1e-10: {invariance_error(invariant, color, dihedral(4)) < 1e-10}")
+print(
+    f"ResNet: {error:.0e}; symmetrized: below 1e-10: {invariance_error(invariant, color, dihedral(4)) < 1e-10}"
+)
 
 # %% [markdown]
 # ## What to remember

@@ -27,24 +27,23 @@ import copy
 import numpy as np
 import pandas as pd
 import torch
-from IPython.display import HTML, display
-
-from e2vit import ablation
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, find
-from e2vit.figures import hybrid as figures
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import LiftingConv
-from e2vit.layers.kernel_basis import nearest_basis, turned_basis
-from e2vit.layers.turning import turning_error, with_nearest_filters
+from e2vit.layers.filters import nearest_basis, turned_basis
 from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
-from e2vit.weaknesses import benchmark
+from e2vit_book.hybrid import figures
+from e2vit_book.hybrid import measure as ablation
+from e2vit_book.hybrid.turning import turning_error, with_nearest_filters
+from e2vit_book.weaknesses.measure import benchmark
+from IPython.display import HTML, display
 
-pd.set_option("display.max_colwidth", None)    # sentences in tables stay whole
+pd.set_option("display.max_colwidth", None)  # sentences in tables stay whole
 
 # %% tags=["parameters"]
-mode = default_mode()    # "quick" | "report" | "train"
+mode = default_mode()  # "quick" | "report" | "train"
 
 # %% [markdown]
 # ## What group attention costs
@@ -59,7 +58,9 @@ mode = default_mode()    # "quick" | "report" | "train"
 heads, poses, window, pixels, tokens = 9, 4, 9 * 9, 28 * 28, 7 * 7
 lifting = window * (pixels * heads * poses)
 patches = tokens * (tokens * heads * poses)
-print(f"lifting layer: {lifting:,} scores; 49 patches: {patches:,} scores; {lifting / patches:.1f} times fewer")
+print(
+    f"lifting layer: {lifting:,} scores; 49 patches: {patches:,} scores; {lifting / patches:.1f} times fewer"
+)
 
 # %% [markdown]
 # That is a large factor. But the lifting layer is not where the time goes.
@@ -73,7 +74,14 @@ print(f"lifting layer: {lifting:,} scores; 49 patches: {patches:,} scores; {lift
 # or compare the places within each pose only, and let linear layers mix the poses. That is 4 times less. Our runs do the second.
 
 # %%
-config = HybridViTConfig(group=cyclic(4), stem=(8, 24, 32), width=32, heads=2, depth=2, attention="within_pose")
+config = HybridViTConfig(
+    group=cyclic(4),
+    stem=(8, 24, 32),
+    width=32,
+    heads=2,
+    depth=2,
+    attention="within_pose",
+)
 scores = {
     "GE-ViT, lifting layer": lifting,
     "GE-ViT, first group layer": lifting * poses * poses,
@@ -83,8 +91,7 @@ scores = {
 }
 
 # %% mystnb={"figure": {"name": "fig-scores", "caption": "Attention scores for one digit. The two bars of the hybrid are for the whole network, the others for a single layer. Computed in the cells above."}, "image": {"alt": "Five horizontal bars on a logarithmic scale. The first group layer of GE-ViT is the longest, the hybrid within each pose the shortest."}}
-figures.counts(scores);
-
+figures.counts(scores)
 # %% [markdown]
 # The first group layer of GE-ViT needs far more than the whole hybrid. Patches alone save a factor of 26.
 # The rest comes from fewer heads, and from poses that are not compared in triples.
@@ -126,14 +133,29 @@ print(linear.relative.numpy())
 # what it says about skill does not. The next cell prints which of the two it is.
 
 # %%
-wanted = ("rotmnist/hybrid-c4", "rotmnist/hybrid-c4-tenth", "ablation/hybrid-c4", "digits/hybrid-c4")
+wanted = (
+    "rotmnist/hybrid-c4",
+    "rotmnist/hybrid-c4-tenth",
+    "ablation/hybrid-c4",
+    "digits/hybrid-c4",
+)
 label, trained = ablation.first_available(wanted, mode)
-print(f"{label}: test accuracy {100 * trained.record['test']['accuracy']:.2f} %, {trained.record['data']['origin']}")
-digits = embedded("rotmnist") if "embedded" in trained.record["data"]["origin"] else load("rotmnist")
+print(
+    f"{label}: test accuracy {100 * trained.record['test']['accuracy']:.2f} %, {trained.record['data']['origin']}"
+)
+digits = (
+    embedded("rotmnist")
+    if "embedded" in trained.record["data"]["origin"]
+    else load("rotmnist")
+)
 model = copy.deepcopy(trained.model).double()
 sample = as_float(digits.test.images[:8]).double()
 generator = torch.manual_seed(0)
-absolute = HybridViT(HybridViTConfig(**{**vars(model.config), "position": "absolute"})).double().eval()
+absolute = (
+    HybridViT(HybridViTConfig(**{**vars(model.config), "position": "absolute"}))
+    .double()
+    .eval()
+)
 errors = {
     label: ablation.stage_errors(model, sample, cyclic(4), [1, 2, 3]),
     "absolute positions": ablation.stage_errors(absolute, sample, cyclic(4), [1, 2, 3]),
@@ -141,16 +163,19 @@ errors = {
 print(f"largest error of the hybrid: {max(errors[label].values()):.1e}")
 
 # %% mystnb={"figure": {"name": "fig-exactness", "caption": "Largest equivariance error after every stage, over all quarter turns and eight test digits, in double precision. Errors of exactly zero are drawn at the lower edge."}, "image": {"alt": "Two lines over the stages of the network. The hybrid stays near the rounding error throughout. The network with absolute positions leaves it at the tokens."}}
-figures.exactness(errors);
-
+figures.exactness(errors)
 # %% [markdown]
 # The hybrid stays at the rounding error of the computer. One table of absolute positions, added to the tokens, is enough to break it.
 #
 # The same holds for the group with mirrors, $D_4$, without a new line of code:
 
 # %%
-mirrors = HybridViT(HybridViTConfig(**{**vars(config), "group": dihedral(4)})).double().eval()
-worst = max(ablation.stage_errors(mirrors, sample, dihedral(4), list(range(1, 8))).values())
+mirrors = (
+    HybridViT(HybridViTConfig(**{**vars(config), "group": dihedral(4)})).double().eval()
+)
+worst = max(
+    ablation.stage_errors(mirrors, sample, dihedral(4), list(range(1, 8))).values()
+)
 print(f"D4, all 7 other elements, every stage: {worst:.1e}")
 
 # %% [markdown]
@@ -175,9 +200,13 @@ nearest = nearest_basis(group, smooth[:1])[:, 0]
 print(f"{basis.shape[1]} basis filters for {basis.shape[2]} pixels")
 
 # %% mystnb={"figure": {"name": "fig-filters", "caption": "One random filter of 5×5 pixels in the eight poses of C8. Above: turned as a formula and fitted to the grid. Below: turned by looking up the nearest pixel."}, "image": {"alt": "Two rows of eight small filters. In the upper row the pattern turns smoothly. In the lower row every second filter has jumps."}}
-figures.turned_filters({"fitted": smooth.unflatten(-1, (5, 5)).numpy(), "nearest": nearest.unflatten(-1, (5, 5)).numpy()},
-                       [45 * g for g in range(8)]);
-
+figures.turned_filters(
+    {
+        "fitted": smooth.unflatten(-1, (5, 5)).numpy(),
+        "nearest": nearest.unflatten(-1, (5, 5)).numpy(),
+    },
+    [45 * g for g in range(8)],
+)
 # %% [markdown]
 # Does it help? We take images that are formulas too: sums of smooth bumps. Their turned copy needs no interpolation.
 # We compare the features at the center of the map, which stays in place. So nothing but the network itself can err.
@@ -186,20 +215,32 @@ figures.turned_filters({"fitted": smooth.unflatten(-1, (5, 5)).numpy(), "nearest
 scales = [1.5, 2.0, 3.0, 4.0]
 generator = torch.manual_seed(0)
 layer = LiftingConv(group, 1, 6, 5, 2).double()
-stem = HybridViT(HybridViTConfig(group=group, stem=(4, 6, 8), width=8, heads=2)).stem.double()
+stem = HybridViT(
+    HybridViTConfig(group=group, stem=(4, 6, 8), width=8, heads=2)
+).stem.double()
 networks = {"one layer": (layer, 27), "whole stem": (stem, 28)}
 turning = {
-    f"{part}, {how}": [turning_error(network if how == "fitted" else with_nearest_filters(network, group), group, 1, size,
-                                      scale) for scale in scales]
-    for part, (network, size) in networks.items() for how in ("fitted", "nearest")
+    f"{part}, {how}": [
+        turning_error(
+            network if how == "fitted" else with_nearest_filters(network, group),
+            group,
+            1,
+            size,
+            scale,
+        )
+        for scale in scales
+    ]
+    for part, (network, size) in networks.items()
+    for how in ("fitted", "nearest")
 }
 ratio = turning["whole stem, fitted"][1] / turning["whole stem, nearest"][1]
 quarter = turning_error(stem, group, 2, 28)
-print(f"whole stem, bumps of 2 pixels: the error is {ratio:.2f} of that of nearest-pixel filters; quarter turn: {quarter:.0e}")
+print(
+    f"whole stem, bumps of 2 pixels: the error is {ratio:.2f} of that of nearest-pixel filters; quarter turn: {quarter:.0e}"
+)
 
 # %% mystnb={"figure": {"name": "fig-45-degrees", "caption": "Relative error of the features under a turn by 45°, for one lifting convolution over C8 and for a whole stem with random weights. Both ways to turn start from the same upright filters."}, "image": {"alt": "Three falling lines and a flat one. The fitted filters lie well below the nearest-pixel filters, for one layer and for the stem."}}
-figures.turning(scales, turning);
-
+figures.turning(scales, turning)
 # %% [markdown]
 # The smoother the image, the smaller the error of the fitted filters. The whole stem errs more than one layer. Its pools are one likely reason:
 # a window of $2 \times 2$ pixels is a different set after 45°. Quarter turns stay exact, in all groups that contain them.
@@ -213,8 +254,12 @@ figures.turning(scales, turning);
 # Accuracies come from the same 50,000 test images; networks of group attention are slow and saw the first 5,000 of them.
 
 # %%
-final = ablation.found("rotmnist/", mode, quick=("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn"))
-display(HTML(figures.cost_html(ablation.points(final), "test error against computation")))
+final = ablation.found(
+    "rotmnist/", mode, quick=("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn")
+)
+display(
+    HTML(figures.cost_html(ablation.points(final), "test error against computation"))
+)
 
 # %%
 ablation.table(final)
@@ -228,7 +273,9 @@ ablation.table(final)
 # What if training never sees a turned digit? Then only what is built in can help. These networks were trained on upright digits alone:
 
 # %%
-ablation.table(ablation.found("rotmnist_upright/", mode, quick=("rotmnist_upright/hybrid-c4",)))
+ablation.table(
+    ablation.found("rotmnist_upright/", mode, quick=("rotmnist_upright/hybrid-c4",))
+)
 
 # %% [markdown]
 # Quarter turns cost the hybrid nothing, though it never saw one. What it lacks are the angles between them. The ViT lacks nearly all.
@@ -239,7 +286,9 @@ ablation.table(ablation.found("rotmnist_upright/", mode, quick=("rotmnist_uprigh
 speeds = benchmark("hybrid")["gevit"]
 for task in ("forward", "training"):
     ours, theirs = speeds[task]["images_per_second"].values()
-    print(f"{task:8}: hybrid {ours:,.0f} images per second, GE-ViT {theirs:,.1f}; {speeds[task]['ratio']:.0f} times as many")
+    print(
+        f"{task:8}: hybrid {ours:,.0f} images per second, GE-ViT {theirs:,.1f}; {speeds[task]['ratio']:.0f} times as many"
+    )
 
 # %% [markdown]
 # ## What each part does
@@ -249,14 +298,21 @@ for task in ("forward", "training"):
 # The table holds the runs that have a record.
 
 # %%
-ablations = ablation.found("ablation/", mode, quick=("ablation/hybrid-c4", "ablation/stem-alone"))
+ablations = ablation.found(
+    "ablation/", mode, quick=("ablation/hybrid-c4", "ablation/stem-alone")
+)
 ablation.table(ablations)
 
 # %%
-accuracies = {name: np.mean([record["test"]["accuracy"] for record in of_name]) for name, of_name in ablations.items()}
+accuracies = {
+    name: np.mean([record["test"]["accuracy"] for record in of_name])
+    for name, of_name in ablations.items()
+}
 for name in sorted(accuracies, key=accuracies.get, reverse=True):
     points = 100 * (accuracies[name] - accuracies["ablation/hybrid-c4"])
-    print(f"{points:+6.2f} points  {name.removeprefix('ablation/'):18} {find(name).about.removeprefix('ablation of the hybrid: ')}")
+    print(
+        f"{points:+6.2f} points  {name.removeprefix('ablation/'):18} {find(name).about.removeprefix('ablation of the hybrid: ')}"
+    )
 
 # %% [markdown]
 # Read it line by line against `ablation/hybrid-c4`. Differences below the interval of the test accuracy, about 0.2 points here, mean nothing.
@@ -283,8 +339,7 @@ for name in sorted(accuracies, key=accuracies.get, reverse=True):
 curves = {name: records[0]["curve"] for name, records in list(ablations.items())[:6]}
 
 # %% mystnb={"figure": {"name": "fig-hybrid-training", "caption": "Training loss and validation error, first seed of each of the first six ablations in the table above. Rotated MNIST, from the records."}, "image": {"alt": "Two panels with one falling line for each run: the training loss on the left, the validation error on the right."}}
-figures.curves(curves);
-
+figures.curves(curves)
 # %% [markdown]
 # ## Where it fails
 #
@@ -297,12 +352,17 @@ labels = digits.test.labels[:count]
 probability, predicted = logits.softmax(-1).max(-1)
 wrong = (predicted != labels).nonzero()[:, 0]
 wrong = wrong[probability[wrong].argsort(descending=True)][:24]
-print(f"{(predicted != labels).sum()} of the first {len(labels):,} test digits are wrong ({digits.origin})")
+print(
+    f"{(predicted != labels).sum()} of the first {len(labels):,} test digits are wrong ({digits.origin})"
+)
 
 # %% mystnb={"figure": {"name": "fig-mistakes", "caption": "Misclassified test digits, at most 24. Above each: what it is, what it was taken for, and the probability of that answer."}, "image": {"alt": "A grid of handwritten digits, each with its label and the wrong answer above."}}
-figures.mistakes(as_float(digits.test.images[wrong, 0]).numpy(), labels[wrong].numpy(), predicted[wrong].numpy(),
-                 probability[wrong].numpy());
-
+figures.mistakes(
+    as_float(digits.test.images[wrong, 0]).numpy(),
+    labels[wrong].numpy(),
+    predicted[wrong].numpy(),
+    probability[wrong].numpy(),
+)
 # %%
 pairs = np.stack([labels[predicted != labels], predicted[predicted != labels]])
 mixed = ((pairs == 6) | (pairs == 9)).all(0).mean() if pairs.size else 0.0

@@ -32,12 +32,15 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     for item in items:
         if "built" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("book"))    # one worker builds the book, once
+            item.add_marker(pytest.mark.xdist_group("book"))  # one worker builds the book, once
 
 
 def pytest_terminal_summary(terminalreporter):
-    reasons = [report.longrepr[2] for report in terminalreporter.stats.get("skipped", [])
-               if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]]
+    reasons = [
+        report.longrepr[2]
+        for report in terminalreporter.stats.get("skipped", [])
+        if isinstance(report.longrepr, tuple) and NOT_RUN in report.longrepr[2]
+    ]
     for reason in sorted(set(reasons)):
         count = reasons.count(reason)
         terminalreporter.write_line(f"{count} TESTS WERE NOT RUN: {reason.split(NOT_RUN)[1]}", red=True, bold=True)
@@ -45,8 +48,21 @@ def pytest_terminal_summary(terminalreporter):
 
 def build(output: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess:
     """The book built from its executed notebooks, as make does it."""
-    command = [sys.executable, "-c", "import sys; from jupyter_book.cli.main import main; sys.exit(main())", "build",
-               str(root), "--path-output", str(output), "--all", "-W", "-n", "--keep-going", "--quiet", *options]
+    command = [
+        sys.executable,
+        "-c",
+        "import sys; from jupyter_book.cli.main import main; sys.exit(main())",
+        "build",
+        str(root),
+        "--path-output",
+        str(output),
+        "--all",
+        "-W",
+        "-n",
+        "--keep-going",
+        "--quiet",
+        *options,
+    ]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
 
 

@@ -18,12 +18,19 @@ from functools import lru_cache
 from multiprocessing import forkserver
 from pathlib import Path
 
-from e2vit import experiments, records, run_state, runner
-from e2vit.catalog import EXPERIMENTS, build
+from e2vit import experiments
 from e2vit.data import as_float, load
+from e2vit.experiments import records, runner
+from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.training import state as run_state
 
-SMALL = replace(EXPERIMENTS["digits/vit"], name="made/small", fraction=0.15, seeds=4,
-                training=replace(EXPERIMENTS["digits/vit"].training, epochs=3, validation_images=100, test_images=200))
+SMALL = replace(
+    EXPERIMENTS["digits/vit"],
+    name="made/small",
+    fraction=0.15,
+    seeds=4,
+    training=replace(EXPERIMENTS["digits/vit"].training, epochs=3, validation_images=100, test_images=200),
+)
 EXPERIMENTS[SMALL.name] = SMALL
 # What takes a moment the first time is done once, before any process is forked.
 copy.deepcopy(build(SMALL, 0))(as_float(load(SMALL.data).train.images[:50]))
@@ -78,18 +85,19 @@ def _work(results: Path, log: Path, fault: str | None, at: int, options: dict) -
         os.dup2(said.fileno(), 1)
         os.dup2(said.fileno(), 2)
     warnings.simplefilter("always")
-    records._commit = lambda: "unknown"    # git takes longer than the run
+    records._commit = lambda: "unknown"  # git takes longer than the run
     if options.get("bytes_a_file"):
         import resource
 
         resource.setrlimit(resource.RLIMIT_FSIZE, (options["bytes_a_file"],) * 2)
     if options.get("clock"):
         chance = random.Random(options["clock"])
-        time.time = lambda: chance.choice((0.0, 1e9, 4e9, 2e11)) * chance.random()    # to the year 8300
+        time.time = lambda: chance.choice((0.0, 1e9, 4e9, 2e11)) * chance.random()  # to the year 8300
     steps = Steps(results, fault, at, options.get("only", ""))
     missing, seeds = options.get("missing", True), options.get("seeds", 1)
-    code = runner.work(runner.tasks([SMALL], seeds), results, options.get("budget", 1e6), missing=missing,
-                       progress=False)
+    code = runner.work(
+        runner.tasks([SMALL], seeds), results, options.get("budget", 1e6), missing=missing, progress=False
+    )
     print(f"steps {steps.count}", flush=True)
     os._exit(code)
 
@@ -127,6 +135,6 @@ def work(results: Path, log: Path, fault: str | None = None, at: int = 0, **opti
 def outcome(results: Path, seed: int = 0) -> tuple:
     """Of a finished run: its weights, and every number of its record that isn't of the moment."""
     record = experiments.read_record(SMALL.name, seed, results)
-    experiments.run(SMALL.name, "report", seed, results=results)    # the checkpoint is the one that the record names
+    experiments.run(SMALL.name, "report", seed, results=results)  # the checkpoint is the one that the record names
     weights = (results / SMALL.name / f"seed{seed}.safetensors").read_bytes()
     return weights, record["curve"], record["validation"], record["test"], record["chosen_epoch"]

@@ -21,8 +21,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SECONDS = 100    # of the processor; a mutant whose tests take longer hangs, and so is noticed
-TESTS = {    # module → the fastest tests that are enough for it
+SECONDS = 100  # of the processor; a mutant whose tests take longer hangs, and so is noticed
+TESTS = {  # module → the fastest tests that are enough for it
     "groups": ["test_groups.py", "test_index_tables.py"],
     "actions": ["test_actions.py"],
     "layers/attention": ["test_group_attention_input.py", "test_group_attention.py", "test_position.py"],
@@ -30,7 +30,7 @@ TESTS = {    # module → the fastest tests that are enough for it
     "layers/convolution": ["test_convolution.py"],
     "layers/kernel_basis": ["test_kernel_basis.py", "test_convolution.py"],
     "layers/position": ["test_position.py", "test_group_attention.py"],
-    "layers/pose_attention": ["test_hybrid.py", "test_export.py"],    # the latter takes the way of an exporter
+    "layers/pose_attention": ["test_hybrid.py", "test_export.py"],  # the latter takes the way of an exporter
     "layers/pose_position": ["test_hybrid.py"],
     "layers/readout": ["test_hybrid.py"],
     "layers/turning": ["test_convolution.py", "test_gcnn.py"],
@@ -38,14 +38,13 @@ TESTS = {    # module → the fastest tests that are enough for it
     "layers/block": ["test_transformer.py", "test_vit.py"],
     "layers/group_block": ["test_group_attention_net.py"],
 }
-EQUIVALENT = {    # "module: change" → why it is no fault
+EQUIVALENT = {  # "module: change" → why it is no fault
     "groups: v + 0 * g + m → v + 0 * g - m": "the sign makes no difference modulo 2",
     "groups: torch.cdist(matrices.flatten(1), matrices.flatten(1)) → "
     "torch.cdist(matrices.flatten(1), matrices.flatten(1))": "a set's distances to itself, either way round",
     "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
     "actions: a * d - b * c < 0 → a * d - b * c <= 0": "a determinant of 1 or -1",
-    "actions: group.matrices[g] - group.matrices[g].round() → group.matrices[g].round() - group.matrices[g]":
-        "its absolute value is what counts",
+    "actions: group.matrices[g] - group.matrices[g].round() → group.matrices[g].round() - group.matrices[g]": "its absolute value is what counts",
     "layers/pose_attention: k.transpose(-2, -1) → k.transpose(-1, -2)": "the same two axes",
     "layers/pose_attention: q.device.type == 'cpu' → q.device.type != 'cpu'": "torch's kernel gives the same, slower",
     "layers/position: 16 → 17": "one wave more, a choice of size",
@@ -56,14 +55,34 @@ EQUIVALENT = {    # "module: change" → why it is no fault
     "(_on_grid(group, g, kernel) / scale).float().reshape(1, -1, kernel, kernel)": "images and channels move alike",
 }
 
-COMPARISONS = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-               ast.Is: ast.IsNot, ast.IsNot: ast.Is, ast.In: ast.NotIn, ast.NotIn: ast.In}
-OPERATORS = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Div: ast.Mult, ast.FloorDiv: ast.Mult,
-             ast.Mod: ast.Mult, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr, ast.BitOr: ast.BitAnd}
+COMPARISONS = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+}
+OPERATORS = {
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Div: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Mod: ast.Mult,
+    ast.Pow: ast.Mult,
+    ast.BitAnd: ast.BitOr,
+    ast.BitOr: ast.BitAnd,
+}
 
 
 def changes(node: ast.AST) -> Iterator[ast.AST]:
     """The node with one small fault, in every way that is known."""
+
     def changed(**fields):
         other = copy.deepcopy(node)
         for name, value in fields.items():
@@ -98,8 +117,9 @@ def changes(node: ast.AST) -> Iterator[ast.AST]:
 def places(tree: ast.AST) -> Iterator[tuple[ast.AST, str, int | None, ast.AST]]:
     """Where a node stands: parent, field, index; no types, no texts, and nothing of what an error says."""
     for field, value in ast.iter_fields(tree):
-        if field in ("annotation", "returns", "decorator_list") or isinstance(tree, (ast.Raise, ast.Assert,
-                                                                                     ast.JoinedStr, ast.Import)):
+        if field in ("annotation", "returns", "decorator_list") or isinstance(
+            tree, (ast.Raise, ast.Assert, ast.JoinedStr, ast.Import)
+        ):
             continue
         for index, node in enumerate(value) if isinstance(value, list) else [(None, value)]:
             if isinstance(node, ast.AST):
@@ -112,6 +132,7 @@ def mutants(source: str) -> list[tuple[str, int, str]]:
     tree, made = ast.parse(source), []
     for parent, field, index, node in list(places(tree)):
         for other in changes(node):
+
             def put(what, parent=parent, field=field, index=index):
                 if index is None:
                     setattr(parent, field, what)
@@ -138,8 +159,21 @@ def survives(module: str, source: str, log: Path) -> bool:
             resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
             import pytest
 
-            os._exit(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "-p", "no:randomly",
-                                  *(f"tests/{name}" for name in TESTS[module] if (ROOT / "tests" / name).exists())]))
+            os._exit(
+                pytest.main(
+                    [
+                        "-x",
+                        "-q",
+                        "-p",
+                        "no:cacheprovider",
+                        "-p",
+                        "no:xdist",
+                        "-p",
+                        "no:randomly",
+                        *(f"tests/{name}" for name in TESTS[module] if (ROOT / "tests" / name).exists()),
+                    ]
+                )
+            )
         status = os.waitpid(child, 0)[1]
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) > 2:
             raise RuntimeError(f"the tests of {module} could not be run:\n{log.read_text()[-2000:]}")
@@ -168,8 +202,12 @@ def main() -> int:
         chosen = chance.sample(chosen, min(len(chosen), max(3, round(options.count * len(made) / total))))
         alive = [f"line {line}: {change}" for change, line, source in chosen if survives(module, source, log)]
         survived, killed = survived + len(alive), killed + len(chosen) - len(alive)
-        print(f"{module}: {len(chosen)} of {len(made)}, {len(alive)} survive, {time.monotonic() - started:.0f} s",
-              *alive, sep="\n    ", flush=True)
+        print(
+            f"{module}: {len(chosen)} of {len(made)}, {len(alive)} survive, {time.monotonic() - started:.0f} s",
+            *alive,
+            sep="\n    ",
+            flush=True,
+        )
     print(f"{killed} of {killed + survived} mutants are killed")
     return int(killed < 0.95 * (killed + survived))
 

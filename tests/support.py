@@ -4,7 +4,7 @@ import torch
 from beartype import BeartypeConf, beartype
 from torch import nn
 
-typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))    # an int serves where a float is asked for
+typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int serves where a float is asked for
 
 
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:

@@ -38,12 +38,12 @@ def test_element_one_is_a_quarter_turn_counter_clockwise():
     x = images(2, 3, 5, 5)
     assert torch.equal(act(cyclic(4), 1, x), torch.rot90(x, 1, (-2, -1)))
     assert torch.equal(act(cyclic(8), 2, x), torch.rot90(x, 1, (-2, -1)))
-    assert torch.equal(act(dihedral(4), 4, x), x.flip(-1))    # the mirror x → −x
+    assert torch.equal(act(dihedral(4), 4, x), x.flip(-1))  # the mirror x → −x
 
 
 @few
 @given(grid_groups, st.integers(1, 9))
-@example(dihedral(4), 3)    # mirrors along both diagonals
+@example(dihedral(4), 3)  # mirrors along both diagonals
 @example(cyclic(4), 4)
 def test_a_left_action_by_pixel_permutations(group, side):
     for x in (images(2, 3, side, side), images(1, 2, group.order, side, side), images(2, side * side, 3)):
@@ -57,7 +57,7 @@ def test_a_left_action_by_pixel_permutations(group, side):
 @few
 @given(st.integers(1, 8).map(cyclic) | st.integers(1, 4).map(dihedral))
 def test_poses_move_by_the_regular_representation(group):
-    x = images(1, 1, group.order, 1, 1)    # a single pixel stays, only poses move
+    x = images(1, 1, group.order, 1, 1)  # a single pixel stays, only poses move
     for r in range(group.order):
         for g in range(group.order):
             expected = x[0, 0, group.product[group.inverse[r], g], 0, 0]
@@ -106,10 +106,10 @@ def test_rotate_agrees_with_act_and_takes_an_angle_for_each_image():
 
 def test_a_rectangle_turns_about_its_center():
     x = torch.zeros(1, 1, 21, 41, dtype=torch.float64)
-    x[..., 10, 30] = 1    # 10 pixels right of the center …
+    x[..., 10, 30] = 1  # 10 pixels right of the center …
     turned = rotate(x, 30)
     row, column = divmod(int(turned.flatten().argmax()), 41)
-    assert (row, column) == (5, 29)    # … goes to 10·(cos 30°, sin 30°), and that is up
+    assert (row, column) == (5, 29)  # … goes to 10·(cos 30°, sin 30°), and that is up
 
 
 def strided(kernel: int, padding: int, stride: int) -> nn.Module:
@@ -131,7 +131,7 @@ def test_the_size_rule_says_when_a_strided_layer_is_exact(size, kernel, padding,
 
 
 def test_the_size_rule_on_the_sizes_of_the_book():
-    assert is_exact(28, 5) and is_exact(28, 5, 1)    # no stride: always
+    assert is_exact(28, 5) and is_exact(28, 5, 1)  # no stride: always
     assert is_exact(28, 4, 0, 4) and is_exact(28, 2, 0, 2) and is_exact(14, 2, 0, 2)
     assert not is_exact(28, 5, 2, 2) and not is_exact(7, 2, 0, 2)
 
@@ -147,16 +147,19 @@ def test_errors_are_relative_and_see_a_broken_symmetry():
     assert torch.isnan(torch.tensor(invariance_error(lambda y: y * float("nan"), x, cyclic(4))))
 
 
-@pytest.mark.parametrize("call, message", [
-    (lambda: act(cyclic(4), 4, images(1, 1, 3, 3)), "not in C4"),
-    (lambda: act(cyclic(4), 1, images(1, 1, 3, 4)), "square image"),
-    (lambda: act(cyclic(4), 1, images(1, 1, 3, 5, 5)), "pose axis has length 3"),
-    (lambda: act(cyclic(4), 1, images(1, 10, 2)), "square grid"),
-    (lambda: act(cyclic(4), 1, images(3, 3)), "3 .tokens., 4"),
-    (lambda: act(cyclic(8), 1, torch.zeros(1, 1, 5, 5, dtype=torch.uint8)), "float first"),
-    (lambda: is_exact(4, 9), "larger than the padded map"),
-    (lambda: is_exact(0, 1), "start at 1"),
-])
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: act(cyclic(4), 4, images(1, 1, 3, 3)), "not in C4"),
+        (lambda: act(cyclic(4), 1, images(1, 1, 3, 4)), "square image"),
+        (lambda: act(cyclic(4), 1, images(1, 1, 3, 5, 5)), "pose axis has length 3"),
+        (lambda: act(cyclic(4), 1, images(1, 10, 2)), "square grid"),
+        (lambda: act(cyclic(4), 1, images(3, 3)), "3 .tokens., 4"),
+        (lambda: act(cyclic(8), 1, torch.zeros(1, 1, 5, 5, dtype=torch.uint8)), "float first"),
+        (lambda: is_exact(4, 9), "larger than the padded map"),
+        (lambda: is_exact(0, 1), "start at 1"),
+    ],
+)
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):
         call()

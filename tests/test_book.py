@@ -72,8 +72,11 @@ def test_a_page_shows_its_text_before_it_runs_scripts(built):
     """Only two small scripts, which later ones need at once, hold up the first paint; widgets need a kernel anyway."""
     for path in [*built.glob("book/*.html"), *built.glob("notebooks/*.html")]:
         head = path.read_text(encoding="utf-8").partition("</head>")[0]
-        blocking = [re.search(r'src="([^"?]*)', tag)[1] for tag in re.findall(r"<script[^>]*src=[^>]*>", head)
-                    if "defer" not in tag]
+        blocking = [
+            re.search(r'src="([^"?]*)', tag)[1]
+            for tag in re.findall(r"<script[^>]*src=[^>]*>", head)
+            if "defer" not in tag
+        ]
         assert [name.rpartition("/")[2] for name in blocking] == ["documentation_options.js", "doctools.js"], path.name
         assert "jupyter.widget" not in head and len(head) < 10_000, path.name
 
@@ -121,15 +124,17 @@ def test_the_page_on_the_execution_tells_when_where_and_how_long(built):
     log = json.loads((ROOT / "notebooks" / "execution.json").read_text(encoding="utf-8"))
     assert set(log) == {source.stem for source in pairs.sources()}
     for name, entry in log.items():
-        row = text[text.rindex(name):]
+        row = text[text.rindex(name) :]
         assert row.index(entry["date"]) < row.index(entry["device"]) < row.index(entry["versions"]["torch"])
 
 
 def test_the_main_line_takes_about_twenty_minutes():
     """The introduction, the beginning and the end of each chapter, and the conclusion, at 230 words a minute."""
     notebooks = [json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8")) for source in pairs.sources()]
-    chapters = ["\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
-                for notebook in notebooks]
+    chapters = [
+        "\n".join("".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "markdown")
+        for notebook in notebooks
+    ]
     texts = [(ROOT / "book" / f"{name}.md").read_text(encoding="utf-8") for name in ("intro", "conclusion")]
     for chapter in chapters:
         parts = re.split(r"\n(?=## )", chapter)
@@ -151,12 +156,22 @@ def small_book(tmp_path_factory) -> Path:
     source = root / "notebooks" / "01_small.py"
     source.parent.mkdir()
     source.write_text("# %% [markdown]\n# # Small\n")
-    made = {"fingerprint": pairs.fingerprint(source, [], root), "reads": [],
-            "data": {"rotmnist": "rebuilt from embedded digits"}}
+    made = {
+        "fingerprint": pairs.fingerprint(source, [], root),
+        "reads": [],
+        "data": {"rotmnist": "rebuilt from embedded digits"},
+    }
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Small"}]
-    source.with_suffix(".ipynb").write_text(json.dumps(
-        {"cells": cells, "metadata": {"e2vit": made, "kernelspec": {"name": "python3", "display_name": "Python 3"}},
-         "nbformat": 4, "nbformat_minor": 5}))
+    source.with_suffix(".ipynb").write_text(
+        json.dumps(
+            {
+                "cells": cells,
+                "metadata": {"e2vit": made, "kernelspec": {"name": "python3", "display_name": "Python 3"}},
+                "nbformat": 4,
+                "nbformat_minor": 5,
+            }
+        )
+    )
     return root
 
 
@@ -233,8 +248,9 @@ def test_a_port_that_is_taken(small_book):
     assert (done := tool("serve.py", "abc", root=small_book)).returncode == 1 and one_sentence(done.stderr)
 
 
-def tool(name: str, *options: str, root: Path = ROOT, env: dict | None = None,
-         timeout: int = 60) -> subprocess.CompletedProcess:
+def tool(
+    name: str, *options: str, root: Path = ROOT, env: dict | None = None, timeout: int = 60
+) -> subprocess.CompletedProcess:
     command = [sys.executable, str(root / "book" / "tools" / name), *options]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, env=env)
 
@@ -246,7 +262,7 @@ def one_sentence(text: str) -> bool:
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 def test_a_workflow_is_valid_and_needs_no_secret(path):
     text = path.read_text(encoding="utf-8")
-    workflow = yaml.load(text, yaml.BaseLoader)    # the base loader leaves the key "on" a word
+    workflow = yaml.load(text, yaml.BaseLoader)  # the base loader leaves the key "on" a word
     assert set(workflow) <= {"name", "on", "permissions", "concurrency", "jobs", "env", "defaults"}
     assert {"on", "jobs", "permissions"} <= set(workflow) and "secrets." not in text
     assert set(workflow["on"]) <= {"push", "pull_request", "schedule", "workflow_dispatch"}

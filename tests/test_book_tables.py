@@ -19,8 +19,13 @@ def tables():
 
 
 def record(accuracy: float, device: str = "CPU") -> dict:
-    return {"test": {"accuracy": accuracy}, "seconds": 90, "parameters": 12_345, "device": device,
-            "data": {"origin": "rebuilt from MNIST"}}
+    return {
+        "test": {"accuracy": accuracy},
+        "seconds": 90,
+        "parameters": 12_345,
+        "device": device,
+        "data": {"origin": "rebuilt from MNIST"},
+    }
 
 
 def test_a_row_is_the_mean_over_the_seeds_with_its_standard_error(tables):
@@ -40,13 +45,19 @@ def test_scores_on_different_copies_of_the_images_are_not_averaged(tables):
 
 
 def test_records_are_found_below_their_experiment_and_nothing_else_is(tables, tmp_path):
-    for name in ("rotmnist/vit/seed1.json", "rotmnist/vit/seed0.json", "post_hoc/rotated/none/vote/seed0.json",
-                 "rotmnist/vit/notes.json"):
+    for name in (
+        "rotmnist/vit/seed1.json",
+        "rotmnist/vit/seed0.json",
+        "post_hoc/rotated/none/vote/seed0.json",
+        "rotmnist/vit/notes.json",
+    ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(json.dumps(record(0.5)))
     found = tables.by_experiment(tmp_path)
     assert {name: [path.name for path in paths] for name, paths in found.items()} == {
-        "post_hoc/rotated/none/vote": ["seed0.json"], "rotmnist/vit": ["seed0.json", "seed1.json"]}
+        "post_hoc/rotated/none/vote": ["seed0.json"],
+        "rotmnist/vit": ["seed0.json", "seed1.json"],
+    }
 
 
 def test_a_large_family_is_counted_and_a_small_one_named(tables):

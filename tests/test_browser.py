@@ -90,14 +90,21 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
 
 
 def serious(browser, name: str, theme: str) -> list[tuple[str, list[str]]]:
-    browser.execute_script("document.documentElement.dataset.theme = document.documentElement.dataset.mode ="
-                           "arguments[0]; document.body.style.transition = 'none'", theme)
+    browser.execute_script(
+        "document.documentElement.dataset.theme = document.documentElement.dataset.mode ="
+        "arguments[0]; document.body.style.transition = 'none'",
+        theme,
+    )
     browser.execute_async_script(READY)
     picture(browser, name, theme)
-    found = browser.execute_async_script("axe.run({exclude: [['mjx-container'], ['div.highlight']]}, {resultTypes:"
-                                         "['violations']}).then(arguments[0])")
-    return [(violation["id"], [node["html"][:150] for node in violation["nodes"][:3]])
-            for violation in found["violations"] if violation["impact"] in ("serious", "critical")]
+    found = browser.execute_async_script(
+        "axe.run({exclude: [['mjx-container'], ['div.highlight']]}, {resultTypes:['violations']}).then(arguments[0])"
+    )
+    return [
+        (violation["id"], [node["html"][:150] for node in violation["nodes"][:3]])
+        for violation in found["violations"]
+        if violation["impact"] in ("serious", "critical")
+    ]
 
 
 def test_a_page_keeps_nobody_out(page, browser, axe):
@@ -115,8 +122,10 @@ def test_a_dark_page_that_is_hard_to_read_is_seen(browser, site, axe):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get(f"{site}/book/credits.html")
     browser.execute_script(axe)
-    browser.execute_script("document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark';"
-                           "document.body.style.transition = 'none'")
+    browser.execute_script(
+        "document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark';"
+        "document.body.style.transition = 'none'"
+    )
     browser.execute_async_script(READY)
     assert browser.execute_async_script(LEGIBLE) == 0
     browser.execute_script("document.querySelector('article p').style.color = '#444'")
@@ -136,8 +145,10 @@ look();
 def test_a_fold_opens_by_keyboard_and_its_formulas_are_set_then(browser, site):
     require(vendor.is_vendored(), "npm, and so the vendored scripts,")
     browser.get(f"{site}/notebooks/02_positional_encodings.html")
-    formulas = ("const inside = [...document.querySelectorAll('details.deeper .math')];"
-                "return [inside.length, inside.filter(e => e.checkVisibility({contentVisibilityAuto: true})).length]")
+    formulas = (
+        "const inside = [...document.querySelectorAll('details.deeper .math')];"
+        "return [inside.length, inside.filter(e => e.checkVisibility({contentVisibilityAuto: true})).length]"
+    )
     count, seen = browser.execute_script(formulas)
     assert count > 0 and seen == 0, "a fold is closed"
     for summary in browser.find_elements("css selector", "details.deeper > summary"):
@@ -179,9 +190,11 @@ def test_the_slider_turns_the_digit(browser, site):
 def test_a_broken_page_is_seen(browser, site, built):
     """The control: a page with an error, an outside request, a raw formula, a mute picture and a wide block."""
     path = Path(built) / "broken.html"
-    path.write_text("<main><article><h1>a</h1><h3>b</h3><span class='math'>x</span><img src='none.png'>"
-                    "<div style='width:900px'>wide</div></article><script>nothing()</script>"
-                    "<img src='http://outside.invalid/a.png'></main>")
+    path.write_text(
+        "<main><article><h1>a</h1><h3>b</h3><span class='math'>x</span><img src='none.png'>"
+        "<div style='width:900px'>wide</div></article><script>nothing()</script>"
+        "<img src='http://outside.invalid/a.png'></main>"
+    )
     browser.get_log("browser")
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", PHONE)
     browser.get(f"{site}/broken.html")

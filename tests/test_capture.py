@@ -10,7 +10,7 @@ from torch import nn
 from conftest import require
 from e2vit.capture import capture, fused_weights
 from e2vit.groups import cyclic, dihedral
-from e2vit.layers.kernels.naive import windows
+from e2vit.kernels.reference import windows
 from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
@@ -27,19 +27,36 @@ def hybrid(attention: str) -> HybridViT:
 
 
 def vit(readout: str = "mean") -> ViT:
-    return randomized(ViT(ViTConfig(image_size=12, channels=3, classes=5, patch_size=4, width=6, depth=2, heads=2,
-                                    readout=readout)))
+    return randomized(
+        ViT(ViTConfig(image_size=12, channels=3, classes=5, patch_size=4, width=6, depth=2, heads=2, readout=readout))
+    )
 
 
 def group_net(**changes) -> GroupAttentionNet:
-    return randomized(GroupAttentionNet(GroupAttentionNetConfig(
-        image_size=8, in_channels=3, classes=5, channels=8, heads=2, window=3, blocks=(0, 1), crops=(0,), **changes)))
+    return randomized(
+        GroupAttentionNet(
+            GroupAttentionNetConfig(
+                image_size=8,
+                in_channels=3,
+                classes=5,
+                channels=8,
+                heads=2,
+                window=3,
+                blocks=(0, 1),
+                crops=(0,),
+                **changes,
+            )
+        )
+    )
 
 
 MODELS = {
-    "vit": (vit, 12), "vit with a class token": (lambda: vit("class_token"), 12),
-    "hybrid, joint": (lambda: hybrid("joint"), 12), "hybrid, within a pose": (lambda: hybrid("within_pose"), 12),
-    "group attention": (group_net, 8), "diagonal": (lambda: group_net(query_pose="diagonal"), 8),
+    "vit": (vit, 12),
+    "vit with a class token": (lambda: vit("class_token"), 12),
+    "hybrid, joint": (lambda: hybrid("joint"), 12),
+    "hybrid, within a pose": (lambda: hybrid("within_pose"), 12),
+    "group attention": (group_net, 8),
+    "diagonal": (lambda: group_net(query_pose="diagonal"), 8),
 }
 
 
@@ -55,7 +72,7 @@ def test_every_query_spreads_a_weight_of_one(model_and_images):
         model(x)
     assert len(seen.attention) == 2
     for weights in seen.attention.values():
-        if weights.ndim == 8:    # batch head v g m offset height width
+        if weights.ndim == 8:  # batch head v g m offset height width
             weights = rearrange(weights, "b head v g m o y x -> b head v g y x (m o)")
         assert (weights.sum(-1) - 1).abs().max() < 1e-12
         assert weights.min() >= 0
@@ -89,8 +106,9 @@ def test_the_weights_give_the_output_of_the_layer(model):
         out = layer.out(rearrange(weights @ value, "batch head (pose token) d -> batch pose token (head d)", **pose))
     else:
         axes = pattern.split("token")[0] + "head token d"
-        out = layer.out(rearrange(weights @ rearrange(value, f"{pattern} -> {axes}", head=layer.heads),
-                                  f"{axes} -> {pattern}"))
+        out = layer.out(
+            rearrange(weights @ rearrange(value, f"{pattern} -> {axes}", head=layer.heads), f"{axes} -> {pattern}")
+        )
     assert (out - seen.features["blocks.1.attention"]).abs().max() < 1e-10
 
 
@@ -100,8 +118,11 @@ def test_group_attention_gives_the_output_of_the_layer():
         model(images(8, channels=3))
     value = seen.features["lifting.qkv"].chunk(3, 1)[2]
     value = rearrange(value, "b (head d) g y x -> b head d g y x", head=2)
-    mixed = einsum(seen.attention["lifting"], windows(F.pad(value, (1,) * 4), 3),
-                   "b head v g m o y x, b head d m o y x -> b head d v y x")
+    mixed = einsum(
+        seen.attention["lifting"],
+        windows(F.pad(value, (1,) * 4), 3),
+        "b head v g m o y x, b head d m o y x -> b head d v y x",
+    )
     out = model.lifting.out(rearrange(mixed, "b head d v y x -> b (head d) v y x"))
     assert (out - seen.features["lifting"]).abs().max() < 1e-10
 
@@ -135,8 +156,9 @@ def test_a_strangers_vit_from_timm(fused):
 
 @pytest.mark.parametrize("grad", [True, False])
 def test_torch_multi_head_attention(grad):
-    encoder = randomized(nn.TransformerEncoder(
-        nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2, enable_nested_tensor=False))
+    encoder = randomized(
+        nn.TransformerEncoder(nn.TransformerEncoderLayer(6, 2, 8, batch_first=True), 2, enable_nested_tensor=False)
+    )
     x = torch.randn(3, 5, 6, generator=SEED, dtype=torch.float64)
     with torch.set_grad_enabled(grad), capture(encoder) as seen:
         encoder(x)
@@ -151,13 +173,19 @@ def test_a_softmax_written_out():
     x, memory = (torch.randn(3, n, 6, generator=SEED, dtype=torch.float64) for n in (4, 5))
     with capture(layer) as seen:
         out = layer(x, memory)
-    mixed = einsum(seen.attention[""], rearrange(layer.value(memory), "b key (head d) -> b head key d", head=2),
-                   "b head query key, b head key d -> b head query d")
+    mixed = einsum(
+        seen.attention[""],
+        rearrange(layer.value(memory), "b key (head d) -> b head key d", head=2),
+        "b head query key, b head key d -> b head query d",
+    )
     assert (layer.out(rearrange(mixed, "b head query d -> b query (head d)")) - out).abs().max() < 1e-10
 
 
-@pytest.mark.parametrize("changes", [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"},
-                                     {"attn_mask": "float"}, {"enable_gqa": True}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"is_causal": True}, {"scale": 0.3}, {"attn_mask": "bool"}, {"attn_mask": "float"}, {"enable_gqa": True}],
+    ids=str,
+)
 def test_fused_weights_agree_with_torch(changes):
     heads = 1 if "enable_gqa" in changes else 2
     shapes = (2, 5), (heads, 7), (heads, 7)

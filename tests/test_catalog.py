@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from e2vit import records
-from e2vit.catalog import EXPERIMENTS
+from e2vit.experiments import records
+from e2vit.experiments.catalog import EXPERIMENTS
 
 RESULTS = Path(__file__).resolve().parents[1] / "data" / "results"
 
@@ -22,9 +22,20 @@ def test_every_entry_says_what_it_costs():
 
 
 def test_what_is_wanted_most_comes_first():
-    first = [list(EXPERIMENTS).index(name) for name in (
-        "rotmnist/hybrid-c4", "ablation/hybrid-c4", "rotmnist/vit", "post_hoc/rotated/none/mean_logits",
-        "rotmnist/corrected-c4", "rotmnist/gcnn-p4cnn", "fraction/hybrid-c4-1", "selection/z2cnn", "rotmnist/hybrid-c8")]
+    first = [
+        list(EXPERIMENTS).index(name)
+        for name in (
+            "rotmnist/hybrid-c4",
+            "ablation/hybrid-c4",
+            "rotmnist/vit",
+            "post_hoc/rotated/none/mean_logits",
+            "rotmnist/corrected-c4",
+            "rotmnist/gcnn-p4cnn",
+            "fraction/hybrid-c4-1",
+            "selection/z2cnn",
+            "rotmnist/hybrid-c8",
+        )
+    ]
     assert first == sorted(first)
 
 
@@ -58,7 +69,7 @@ def test_only_the_study_of_test_selection_watches_the_test_split():
 @pytest.mark.parametrize("path", sorted(RESULTS.rglob("seed*.json")), ids=lambda p: str(p.relative_to(RESULTS)))
 def test_no_committed_record_is_stale(path):
     name = path.parent.relative_to(RESULTS).as_posix()
-    if not name.startswith("digits/"):    # those are not committed: they are a first run
+    if not name.startswith("digits/"):  # those are not committed: they are a first run
         assert records.read(EXPERIMENTS[name], int(path.stem[4:]), RESULTS)["experiment"] == name
 
 

@@ -9,37 +9,54 @@ import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from e2vit import comparison, metrics
-from e2vit.figures import post_hoc
+from e2vit import metrics
 from e2vit.groups import cyclic
 from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
+from e2vit_book.post_hoc import figures as post_hoc
+from e2vit_book.post_hoc import measure as comparison
 
 
 def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
-    return {"experiment": name, "seed": seed,
-            "validation": {"accuracy": validation, "negative_log_likelihood": likelihood},
-            "test": {"accuracy": accuracy, "interval": [accuracy - 0.01, accuracy + 0.02], "calibration_error": 0.125,
-                     "count": 400},
-            "against_averaging": {"only_this": 7 + seed, "only_averaging": 3, "p_value": 0.04,
-                                  "one_view_accuracy": 0.6}}
+    return {
+        "experiment": name,
+        "seed": seed,
+        "validation": {"accuracy": validation, "negative_log_likelihood": likelihood},
+        "test": {
+            "accuracy": accuracy,
+            "interval": [accuracy - 0.01, accuracy + 0.02],
+            "calibration_error": 0.125,
+            "count": 400,
+        },
+        "against_averaging": {"only_this": 7 + seed, "only_averaging": 3, "p_value": 0.04, "one_view_accuracy": 0.6},
+    }
 
 
-FOUND = [record("post_hoc/rotated/head/vote", 0, 0.9), record("post_hoc/rotated/none/vote", 0, 0.8),
-         record("post_hoc/rotated/head/vote", 1, 0.94), record("post_hoc/rotated/none/mean_logits", 0, 0.7)]
+FOUND = [
+    record("post_hoc/rotated/head/vote", 0, 0.9),
+    record("post_hoc/rotated/none/vote", 0, 0.8),
+    record("post_hoc/rotated/head/vote", 1, 0.94),
+    record("post_hoc/rotated/none/mean_logits", 0, 0.7),
+]
 
 
 def test_a_table_has_a_row_for_each_method_and_regime_in_order():
     frame = comparison.table("rotated", FOUND)
     assert list(zip(frame["method"], frame["regime"], frame["seeds"], strict=True)) == [
-        ("one_view", "none", 1), ("mean_logits", "none", 1), ("vote", "none", 1), ("vote", "head", 2)]
+        ("one_view", "none", 1),
+        ("mean_logits", "none", 1),
+        ("vote", "none", 1),
+        ("vote", "head", 2),
+    ]
     assert frame["accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.8, 0.92])
     assert frame["low"][0] < 0.6 < frame["high"][0]
-    assert (frame["low"][2], frame["high"][2]) == pytest.approx(wilson(0.8, 400))    # one seed: Wilson's alone
+    assert (frame["low"][2], frame["high"][2]) == pytest.approx(wilson(0.8, 400))  # one seed: Wilson's alone
     below, above = (abs(bound - 0.92) for bound in wilson(0.92, 400))
-    assert 0.92 - frame["low"][3] == pytest.approx((below**2 + 0.04**2) ** 0.5)    # and 2 standard errors: 2 · 0.0283 / √2
+    assert 0.92 - frame["low"][3] == pytest.approx(
+        (below**2 + 0.04**2) ** 0.5
+    )  # and 2 standard errors: 2 · 0.0283 / √2
     assert frame["high"][3] - 0.92 == pytest.approx((above**2 + 0.04**2) ** 0.5)
-    assert frame["only_this"][3] == 7    # of the first seed
+    assert frame["only_this"][3] == 7  # of the first seed
 
 
 def test_the_readable_table_is_in_percent():
@@ -50,11 +67,13 @@ def test_the_readable_table_is_in_percent():
 
 
 def test_the_chosen_method_is_the_one_of_the_validation_images_and_no_control():
-    found = [record("post_hoc/rotated/head/vote", 0, 0.99, validation=0.80),
-             record("post_hoc/rotated/head/moments", 0, 0.70, validation=0.81, likelihood=0.9),
-             record("post_hoc/rotated/head/bispectrum", 0, 0.60, validation=0.81, likelihood=0.8),
-             record("post_hoc/rotated/head/index_weighted", 0, 0.95, validation=0.99),
-             record("post_hoc/upright/head/vote", 0, 0.95, validation=0.99)]
+    found = [
+        record("post_hoc/rotated/head/vote", 0, 0.99, validation=0.80),
+        record("post_hoc/rotated/head/moments", 0, 0.70, validation=0.81, likelihood=0.9),
+        record("post_hoc/rotated/head/bispectrum", 0, 0.60, validation=0.81, likelihood=0.8),
+        record("post_hoc/rotated/head/index_weighted", 0, 0.95, validation=0.99),
+        record("post_hoc/upright/head/vote", 0, 0.95, validation=0.99),
+    ]
     shown = comparison.chosen(["rotated"], found)
     assert shown["method"].tolist() == ["bispectrum"] and shown["candidates"].tolist() == [3]
     assert shown["test (%)"].tolist() == ["60.00"]
@@ -72,7 +91,7 @@ def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):
 
 
 def test_the_winning_view_turns_against_the_image():
-    def upright(x):    # surest when the bright half is on the right
+    def upright(x):  # surest when the bright half is on the right
         return torch.stack([x[..., 5:].mean((1, 2, 3)), torch.zeros(len(x))], -1)
 
     half = torch.zeros(3, 1, 10, 10)
@@ -93,7 +112,7 @@ def test_reliability_and_calibration_error_agree():
 
 def test_shifts_change_what_looks_at_places_and_nothing_else():
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
-    x[..., 3:] = 0    # so that a shift by 4 pixels loses nothing
+    x[..., 3:] = 0  # so that a shift by 4 pixels loses nothing
 
     def total(x):
         return torch.stack([x.sum((1, 2, 3)), torch.full((len(x),), 12.0)], -1)

@@ -7,8 +7,8 @@ from support import randomized
 from e2vit.actions import act, equivariance_error, exact_elements
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import GroupBatchNorm, GroupConv, LiftingConv, SpatialPool, pool_elements
-from e2vit.layers.kernel_basis import turned_basis
-from e2vit.layers.turning import smooth_images, turning_error, with_nearest_filters
+from e2vit.layers.filters import turned_basis
+from e2vit_book.hybrid.turning import smooth_images, turning_error, with_nearest_filters
 
 GROUPS = [cyclic(1), cyclic(2), cyclic(4), dihedral(1), dihedral(2), dihedral(4)]
 MORE_GROUPS = [cyclic(3), cyclic(8), cyclic(12), cyclic(16), dihedral(8)]
@@ -77,7 +77,7 @@ def test_group_convolution_agrees_with_the_sum_over_relative_poses():
 def test_absolute_poses_and_ordinary_convolutions_break_it():
     group = cyclic(4)
     layer = randomized(GroupConv(group, 3, 5, 3))
-    layer.relative = torch.arange(4).expand(4, 4).contiguous()    # m in place of g⁻¹m
+    layer.relative = torch.arange(4).expand(4, 4).contiguous()  # m in place of g⁻¹m
     assert equivariance_error(layer, lifted(group), group) > 1e-2
     plain = torch.nn.Conv2d(3, 5 * 4, 3).double()
     assert equivariance_error(lambda x: plain(x).unflatten(1, (5, 4)), images(), group) > 1e-2
@@ -114,7 +114,7 @@ def test_one_pose_is_an_ordinary_convolution():
 @pytest.mark.parametrize("group", MORE_GROUPS, ids=str)
 @pytest.mark.parametrize("kernel", [1, 4, 5])
 def test_pixel_permutations_turn_the_basis_bit_for_bit(group, kernel):
-    basis = turned_basis(group, kernel).unflatten(-1, (kernel, kernel)).transpose(0, 1)[None]    # a lifted map
+    basis = turned_basis(group, kernel).unflatten(-1, (kernel, kernel)).transpose(0, 1)[None]  # a lifted map
     for r in exact_elements(group):
         assert torch.equal(act(group, r, basis), basis)
 
@@ -129,9 +129,17 @@ def stem(group, pool: str) -> torch.nn.Module:
     """Three group convolutions and two pools, as in the hybrid; the norm takes its statistics from the batch."""
     torch.manual_seed(0)
     return torch.nn.Sequential(
-        LiftingConv(group, 1, 4, 5, 2, bias=False), GroupBatchNorm(4), torch.nn.ReLU(), SpatialPool(2, pool),
-        GroupConv(group, 4, 6, 5, 2, bias=False), GroupBatchNorm(6), torch.nn.ReLU(), SpatialPool(2, pool),
-        GroupConv(group, 6, 8, 5, 2, bias=False), GroupBatchNorm(8), torch.nn.ReLU(),
+        LiftingConv(group, 1, 4, 5, 2, bias=False),
+        GroupBatchNorm(4),
+        torch.nn.ReLU(),
+        SpatialPool(2, pool),
+        GroupConv(group, 4, 6, 5, 2, bias=False),
+        GroupBatchNorm(6),
+        torch.nn.ReLU(),
+        SpatialPool(2, pool),
+        GroupConv(group, 6, 8, 5, 2, bias=False),
+        GroupBatchNorm(8),
+        torch.nn.ReLU(),
     ).double()
 
 
@@ -143,7 +151,7 @@ def test_smooth_filters_turn_by_45_degrees_at_most_half_as_badly_as_nearest_ones
     control = turning_error(with_nearest_filters(network, group), group, 1, 28)
     assert error < 0.2
     assert error < control / 2
-    assert turning_error(network, group, 2, 28) < 1e-10    # a quarter turn
+    assert turning_error(network, group, 2, 28) < 1e-10  # a quarter turn
 
 
 def test_one_layer_turns_by_45_degrees_within_a_few_percent():
@@ -166,8 +174,9 @@ def test_a_map_without_a_center_is_refused():
         turning_error(LiftingConv(cyclic(8), 1, 2, 5, 2).double(), cyclic(8), 1, 28)
 
 
-@pytest.mark.parametrize("layer", [LiftingConv(cyclic(4), 2, 3, 3), GroupConv(dihedral(4), 2, 3, 3)],
-                         ids=["lifting", "group"])
+@pytest.mark.parametrize(
+    "layer", [LiftingConv(cyclic(4), 2, 3, 3), GroupConv(dihedral(4), 2, 3, 3)], ids=["lifting", "group"]
+)
 def test_a_checkpoint_holds_what_is_learned_and_nothing_that_follows_from_the_group(layer):
     assert set(layer.state_dict()) == {"weight", "bias"}
 

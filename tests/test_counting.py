@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from e2vit.counting import attention_scores
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.models import (
@@ -17,26 +16,37 @@ from e2vit.models import (
     ViT,
     ViTConfig,
 )
+from e2vit.models.counting import attention_scores
 
 DIGIT = torch.zeros(1, 1, 28, 28)
-SIDES = (28, 28, 24, 12, 8, 6)    # maps of the lifting layer and of the five group layers of the released network
+SIDES = (28, 28, 24, 12, 8, 6)  # maps of the lifting layer and of the five group layers of the released network
 
 
 def released(order: int, window: int = 9, power: int = 3) -> int:
     return 9 * window**2 * sum((order if layer == 0 else order**power) * side**2 for layer, side in enumerate(SIDES))
 
 
-@pytest.mark.parametrize("model, expected", [
-    (ViT(ViTConfig()), 6 * 4 * 49**2),
-    (ViT(ViTConfig(readout="class_token", depth=1)), 4 * 50**2),
-    (HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), attention="within_pose")), 3 * 2 * 4 * 49**2),
-    (HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), group=dihedral(4))), 3 * 2 * (8 * 49)**2),
-    (GCNN(GCNNConfig.p4cnn()), 0),
-    (Symmetrized(ViT(ViTConfig(depth=1)), cyclic(16), interpolation="bilinear"), 16 * 4 * 49**2),
-    (GroupAttentionNet(GroupAttentionNetConfig()), released(4)),
-    (GroupAttentionNet(GroupAttentionNetConfig(group=dihedral(4), window=5)), released(8, window=5)),
-    (GroupAttentionNet(GroupAttentionNetConfig(query_pose="diagonal")), released(4, power=2)),
-], ids=["vit", "class token", "hybrid", "joint", "gcnn", "16 views", "c4", "d4", "diagonal"])
+@pytest.mark.parametrize(
+    "model, expected",
+    [
+        (ViT(ViTConfig()), 6 * 4 * 49**2),
+        (ViT(ViTConfig(readout="class_token", depth=1)), 4 * 50**2),
+        (
+            HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), attention="within_pose")),
+            3 * 2 * 4 * 49**2,
+        ),
+        (
+            HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), group=dihedral(4))),
+            3 * 2 * (8 * 49) ** 2,
+        ),
+        (GCNN(GCNNConfig.p4cnn()), 0),
+        (Symmetrized(ViT(ViTConfig(depth=1)), cyclic(16), interpolation="bilinear"), 16 * 4 * 49**2),
+        (GroupAttentionNet(GroupAttentionNetConfig()), released(4)),
+        (GroupAttentionNet(GroupAttentionNetConfig(group=dihedral(4), window=5)), released(8, window=5)),
+        (GroupAttentionNet(GroupAttentionNetConfig(query_pose="diagonal")), released(4, power=2)),
+    ],
+    ids=["vit", "class token", "hybrid", "joint", "gcnn", "16 views", "c4", "d4", "diagonal"],
+)
 def test_the_count_is_that_of_the_formula(model, expected):
     assert attention_scores(model, DIGIT) == expected
     assert model.training and not any(module._forward_hooks for module in model.modules())

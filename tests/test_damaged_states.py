@@ -11,10 +11,10 @@ import torch
 from disturbing import SMALL, outcome, work
 from test_fuzz import damaged
 
-from e2vit import run_state
-from e2vit.catalog import build
 from e2vit.data import embedded
-from e2vit.training import DamagedState, train
+from e2vit.experiments.catalog import build
+from e2vit.training import state as run_state
+from e2vit.training.loop import DamagedState, train
 
 STATE = "seed0.*.partial.safetensors"
 
@@ -23,7 +23,7 @@ STATE = "seed0.*.partial.safetensors"
 def begun(tmp_path_factory, log):
     """A folder in which a run was killed late: its newest state is there, and the one before."""
     results = tmp_path_factory.mktemp("begun")
-    assert work(results, log, "kill", 1, only="seed0.safetensors") < 0    # when it was about to write its checkpoint
+    assert work(results, log, "kill", 1, only="seed0.safetensors") < 0  # when it was about to write its checkpoint
     assert {path.suffix for path in (results / SMALL.name).glob("seed0.*.partial.*")} == {".safetensors", ".previous"}
     return results
 
@@ -66,7 +66,7 @@ def test_one_bit_in_the_weights_is_damage(copy):
     run = small_run()
     with pytest.raises(DamagedState, match="checksum"):
         run.restore(state)
-    run.restore(state.with_suffix(".previous"))    # the control
+    run.restore(state.with_suffix(".previous"))  # the control
     assert run.epoch > 0
 
 
@@ -80,8 +80,9 @@ def test_a_state_written_before_there_were_checksums_is_continued(copy, tmp_path
     save_file(tensors, state, {"run": run_of})
     run = small_run()
     run.restore(state)
-    assert run.epoch == len(run.curve) > 0 and all(torch.equal(v, tensors[f"model/{k}"])
-                                                   for k, v in run.plain.state_dict().items())
+    assert run.epoch == len(run.curve) > 0 and all(
+        torch.equal(v, tensors[f"model/{k}"]) for k, v in run.plain.state_dict().items()
+    )
 
 
 def small_run() -> run_state.RunState:
@@ -114,20 +115,23 @@ def test_a_device_without_room_is_no_fault_of_the_state(copy, monkeypatch):
         with pytest.raises(torch.cuda.OutOfMemoryError):
             run.restore(state)
     assert state.read_bytes() == good
-    small_run().restore(state)    # the control: it was good
+    small_run().restore(state)  # the control: it was good
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda tensors, run: tensors.update({"model/head.weight": torch.zeros(3, 3)}), "model/head.weight"),
-    (lambda tensors, run: tensors.pop("best/head.bias"), "best/head.bias"),
-    (lambda tensors, run: tensors.update({"model/other": torch.zeros(1)}), "model/other"),
-    (lambda tensors, run: tensors.update({"optimizer/0/exp_avg": torch.zeros(2)}), "optimizer/0/exp_avg"),
-    (lambda tensors, run: tensors.update({"optimizer/99/step": torch.zeros(())}), "99"),
-    (lambda tensors, run: tensors.update({"nowhere": torch.zeros(())}), "unpack"),
-    (lambda tensors, run: run.update(epoch=9), "epochs do not agree"),
-    (lambda tensors, run: run.update(curve=5), "len"),
-    (lambda tensors, run: run.pop("seconds"), "seconds"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda tensors, run: tensors.update({"model/head.weight": torch.zeros(3, 3)}), "model/head.weight"),
+        (lambda tensors, run: tensors.pop("best/head.bias"), "best/head.bias"),
+        (lambda tensors, run: tensors.update({"model/other": torch.zeros(1)}), "model/other"),
+        (lambda tensors, run: tensors.update({"optimizer/0/exp_avg": torch.zeros(2)}), "optimizer/0/exp_avg"),
+        (lambda tensors, run: tensors.update({"optimizer/99/step": torch.zeros(())}), "99"),
+        (lambda tensors, run: tensors.update({"nowhere": torch.zeros(())}), "unpack"),
+        (lambda tensors, run: run.update(epoch=9), "epochs do not agree"),
+        (lambda tensors, run: run.update(curve=5), "len"),
+        (lambda tensors, run: run.pop("seconds"), "seconds"),
+    ],
+)
 def test_a_state_of_another_run_leaves_this_one_untouched(spoil, message, copy, tmp_path):
     """Also one whose checksum fits: it is understood whole before anything is taken from it."""
     import json

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from e2vit import data, formats, sources
+from e2vit import data
 from e2vit.actions import rotate
-from e2vit.data import as_float, embedded, load, subset
-from e2vit.sources import DataError
+from e2vit.data import as_float, embedded, formats, load, sources, subset
+from e2vit.data.sources import DataError
 
 REAL = os.environ.get("E2VIT_DATA")
 
@@ -76,7 +76,7 @@ def official(folder: Path, rows=(20, 30), spoil=None) -> Path:
     archive = folder / "mnist_rotation_new.zip"
     with zipfile.ZipFile(archive, "w") as file:
         for member, part in zip(formats.ROTMNIST_MEMBERS, (slice(0, rows[0]), slice(rows[0], None)), strict=True):
-            columns = images[part].transpose(0, 2, 1).reshape(-1, 784)    # column by column, as the official files
+            columns = images[part].transpose(0, 2, 1).reshape(-1, 784)  # column by column, as the official files
             table = np.concatenate([columns, labels[part, None]], 1)
             table = table if spoil is None else spoil(table)
             file.writestr(member, "\n".join(" ".join(f"{v:.4f}" for v in row) for row in table))
@@ -87,8 +87,9 @@ def official(folder: Path, rows=(20, 30), spoil=None) -> Path:
 def test_the_official_archive_is_read_column_by_column_and_converted_once(tmp_path, monkeypatch):
     archive = official(tmp_path)
     monkeypatch.setattr(sources, "ROTMNIST_ROWS", (20, 30))
-    monkeypatch.setattr(sources, "read_rotmnist_archive",
-                        lambda path, read=sources.read_rotmnist_archive: read(path, rows=(20, 30)))
+    monkeypatch.setattr(
+        sources, "read_rotmnist_archive", lambda path, read=sources.read_rotmnist_archive: read(path, rows=(20, 30))
+    )
     monkeypatch.setattr(sources, "_verify", lambda path, md5: None)
     images, labels = sources.official_rotmnist(tmp_path)
     expected = torch.from_numpy((np.load(tmp_path / "images.npy") * 255).round()).byte()
@@ -98,13 +99,16 @@ def test_the_official_archive_is_read_column_by_column_and_converted_once(tmp_pa
     assert torch.equal(again, images) and [p.name for p in (tmp_path / "rotmnist").iterdir()] == ["rotmnist.npz"]
 
 
-@pytest.mark.parametrize("spoil, message", [
-    (lambda t: t[:-1], "shape"),
-    (lambda t: t[:, :-1], "shape"),
-    (lambda t: np.where(t == t.max(), np.nan, t), "outside"),
-    (lambda t: t * 2, "outside"),
-    (lambda t: np.concatenate([t[:, :-1], t[:, -1:] + 0.5], 1), "labels"),
-])
+@pytest.mark.parametrize(
+    "spoil, message",
+    [
+        (lambda t: t[:-1], "shape"),
+        (lambda t: t[:, :-1], "shape"),
+        (lambda t: np.where(t == t.max(), np.nan, t), "outside"),
+        (lambda t: t * 2, "outside"),
+        (lambda t: np.concatenate([t[:, :-1], t[:, -1:] + 0.5], 1), "labels"),
+    ],
+)
 def test_an_archive_with_wrong_content_is_refused(tmp_path, spoil, message):
     with pytest.raises(DataError, match=message):
         sources.read_rotmnist_archive(official(tmp_path, spoil=spoil), rows=(20, 30))
@@ -112,7 +116,7 @@ def test_an_archive_with_wrong_content_is_refused(tmp_path, spoil, message):
 
 def test_an_archive_that_is_damaged_or_cut_short_is_refused_and_kept_out(tmp_path):
     archive = official(tmp_path)
-    with pytest.raises(DataError, match="MD5"):    # a good zip, but not the official one
+    with pytest.raises(DataError, match="MD5"):  # a good zip, but not the official one
         load("rotmnist", tmp_path)
     archive.write_bytes(archive.read_bytes()[:1000])
     with pytest.raises(DataError, match="damaged or cut short"):
@@ -154,8 +158,10 @@ def test_data_that_is_not_here_is_one_sentence(name, tmp_path):
     assert "\n" not in str(reason.value)
 
 
-@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), OSError("no network"),
-                                     RuntimeError("File not found or corrupted.")])
+@pytest.mark.parametrize(
+    "failure",
+    [OSError(28, "No space left on device"), OSError("no network"), RuntimeError("File not found or corrupted.")],
+)
 def test_a_fetch_that_fails_leaves_nothing_behind(tmp_path, monkeypatch, failure):
     monkeypatch.delenv("E2VIT_OFFLINE", raising=False)
 

@@ -9,14 +9,13 @@ from functools import lru_cache
 import pytest
 import torch
 
-from e2vit import experiments, records
-from e2vit.__main__ import main
-from e2vit.catalog import EXPERIMENTS
-from e2vit.data import embedded
-from e2vit.experiments import Claimed, RecordError, find, read_record, record_of, run, status
-from e2vit.metrics import predict
-
 from conftest import ROOT
+from e2vit import experiments
+from e2vit.__main__ import main
+from e2vit.data import embedded
+from e2vit.experiments import Claimed, RecordError, find, read_record, record_of, records, run, status
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.metrics import predict
 
 NAME = "digits/vit"
 
@@ -43,12 +42,29 @@ def record_file(folder):
 
 def test_a_record_says_everything(results):
     record = read_record(NAME, results=results)
-    assert {"configuration", "hash", "seed", "data", "commit", "versions", "device", "seconds", "peak_memory_bytes",
-            "parameters", "curve", "chosen_epoch", "validation", "test", "checkpoint_sha256"} <= set(record)
+    assert {
+        "configuration",
+        "hash",
+        "seed",
+        "data",
+        "commit",
+        "versions",
+        "device",
+        "seconds",
+        "peak_memory_bytes",
+        "parameters",
+        "curve",
+        "chosen_epoch",
+        "validation",
+        "test",
+        "checkpoint_sha256",
+    } <= set(record)
     assert record["data"]["origin"] == "embedded digits" and len(record["curve"]) == 6
     assert record["parameters"] == sum(p.numel() for p in run(NAME, results=results).model.parameters())
     assert sorted(p.name for p in record_file(results).parent.iterdir() if p.suffix != ".claim") == [
-        "seed0.json", "seed0.safetensors"]
+        "seed0.json",
+        "seed0.safetensors",
+    ]
 
 
 def test_the_checkpoint_scores_what_the_record_says(results):
@@ -63,11 +79,14 @@ def test_a_finished_run_is_read_and_not_run_again(results, monkeypatch):
     assert run(NAME, "train", results=results).record["seed"] == 0
 
 
-@pytest.mark.parametrize("change, message", [
-    (lambda r: r | {"test": {"accuracy": 1.0}}, "altered"),
-    (lambda r: r | {"schema": 0}, "schema"),
-    (lambda r: [r], "no record"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda r: r | {"test": {"accuracy": 1.0}}, "altered"),
+        (lambda r: r | {"schema": 0}, "schema"),
+        (lambda r: [r], "no record"),
+    ],
+)
 def test_a_record_that_was_altered_is_refused(spoiled, change, message):
     file = record_file(spoiled)
     file.write_text(json.dumps(change(json.loads(file.read_text()))))
@@ -91,8 +110,7 @@ def test_a_setting_that_came_later_leaves_old_records_valid(results):
     assert records.changed(older, EXPERIMENTS[NAME], records.DECISIVE) == []
     older["model"]["forgotten"] = 1
     older["training"]["learning_rate"] = 5.0
-    assert records.changed(older, EXPERIMENTS[NAME], records.DECISIVE) == [
-        "model.forgotten", "training.learning_rate"]
+    assert records.changed(older, EXPERIMENTS[NAME], records.DECISIVE) == ["model.forgotten", "training.learning_rate"]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:100], lambda b: b"", lambda b: b[:-1] + bytes([b[-1] ^ 1])])
@@ -118,7 +136,9 @@ def test_a_record_without_its_checkpoint_can_be_read_but_not_run(spoiled, monkey
 def test_every_record_of_the_book_has_its_checkpoint_or_git_is_told_to_leave_it_out():
     for record in (ROOT / "data" / "results").rglob("seed*.json"):
         checkpoint = record.with_suffix(".safetensors")
-        left_out = subprocess.run(["git", "check-ignore", "-q", "--no-index", str(checkpoint)], cwd=ROOT).returncode == 0
+        left_out = (
+            subprocess.run(["git", "check-ignore", "-q", "--no-index", str(checkpoint)], cwd=ROOT).returncode == 0
+        )
         wanted = json.loads(record.read_text(encoding="utf-8"))["checkpoint_sha256"]
         if checkpoint.exists():
             assert hashlib.sha256(checkpoint.read_bytes()).hexdigest() == wanted, record
@@ -150,7 +170,7 @@ def test_training_never_receives_the_test_split(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments.fine_tuning, "fine_tune", spy)
     monkeypatch.setattr(experiments, "load", splits)
     monkeypatch.setattr(experiments, "_base", lambda *a: None)
-    monkeypatch.setattr(experiments, "build_on", lambda *a: None)    # no model is needed to see what it would be shown
+    monkeypatch.setattr(experiments, "build_on", lambda *a: None)  # no model is needed to see what it would be shown
     tests = {data: keys(splits(data).test.images) for data in {entry.data for entry in EXPERIMENTS.values()}}
     watched = []
     for name, entry in EXPERIMENTS.items():
@@ -182,7 +202,7 @@ def test_final_runs_choose_nothing():
 
 
 def test_building_is_decided_by_the_seed_alone():
-    from e2vit.catalog import build
+    from e2vit.experiments.catalog import build
 
     torch.manual_seed(1)
     first = build(EXPERIMENTS[NAME], 3).head.weight
@@ -190,10 +210,13 @@ def test_building_is_decided_by_the_seed_alone():
     assert torch.equal(first, build(EXPERIMENTS[NAME], 3).head.weight)
 
 
-@pytest.mark.parametrize("arguments, message", [
-    (["run", "rotmnist/vti"], "did you mean rotmnist/vit"),
-    (["run"], "name the experiments"),
-])
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["run", "rotmnist/vti"], "did you mean rotmnist/vit"),
+        (["run"], "name the experiments"),
+    ],
+)
 def test_the_command_line_answers_bad_input_in_one_line(arguments, message, capsys):
     assert main(arguments) == 1
     error = capsys.readouterr().err

@@ -32,7 +32,9 @@ MODELS = {
     "hybrid": lambda: HybridViT(HybridViTConfig(attention="within_pose").tiny()),
     "hybrid, rotary": lambda: HybridViT(HybridViTConfig(position="rotary", readout="bispectrum", depth=1).tiny()),
     "gcnn": lambda: GCNN(GCNNConfig(group=cyclic(4)).tiny()),
-    "group attention": lambda: GroupAttentionNet(GroupAttentionNetConfig(group=dihedral(4), window_shape="disc").tiny()),
+    "group attention": lambda: GroupAttentionNet(
+        GroupAttentionNetConfig(group=dihedral(4), window_shape="disc").tiny()
+    ),
 }
 
 
@@ -67,7 +69,7 @@ def test_the_file_agrees_with_torch_and_keeps_the_machine_to_itself(make, tmp_pa
     if isinstance(model, ViT):
         assert turns > 1e-2
     else:
-        assert turns < 1e-5    # still invariant to quarter turns
+        assert turns < 1e-5  # still invariant to quarter turns
 
 
 class Noise(nn.Module):

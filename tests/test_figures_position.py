@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from e2vit.figures import position
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.layers.position import seen_offsets
+from e2vit_book.positions import figures as position
 
 RANDOM = np.random.RandomState(0)
 QUARTERS = ["0°", "90°", "180°", "270°"]
@@ -30,7 +30,8 @@ FIGURES = {
     "index_maps_between_pixels": lambda: position.index_maps(seen(cyclic(8), 3), list("abcdefgh")),
     "encodings": lambda: position.encodings({"row": RANDOM.rand(4, 5, 5), "sum": RANDOM.rand(4, 5, 5)}, QUARTERS),
     "index_cubes": lambda: position.index_cubes(
-        {"C4": cube(cyclic(4), gsa_index), "D4": cube(dihedral(4), gevit_index)}),
+        {"C4": cube(cyclic(4), gsa_index), "D4": cube(dihedral(4), gevit_index)}
+    ),
     "errors_by_angle": lambda: position.errors_by_angle([0, 45, 90], {"C4": np.array([0.0, 0.2, 0.0])}),
 }
 
@@ -67,10 +68,16 @@ def test_index_maps_of_the_identity_are_the_rows_and_columns_and_a_quarter_turn_
         assert np.allclose(columns[pose], np.rot90(columns[0], pose))
 
 
-@pytest.mark.parametrize(("group", "index", "differ"), [
-    (cyclic(4), gsa_index, True), (cyclic(4), gevit_index, False), (cyclic(4), cayley_index, False),
-    (dihedral(4), gevit_index, True), (dihedral(4), cayley_index, False),
-])
+@pytest.mark.parametrize(
+    ("group", "index", "differ"),
+    [
+        (cyclic(4), gsa_index, True),
+        (cyclic(4), gevit_index, False),
+        (cyclic(4), cayley_index, False),
+        (dihedral(4), gevit_index, True),
+        (dihedral(4), cayley_index, False),
+    ],
+)
 def test_crosses_stand_where_the_turned_copy_differs(group, index, differ):
     table, turned = cube(group, index)
     right = position.index_cubes({"some": (table, turned)}).axes[1]

@@ -5,8 +5,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from e2vit.figures import diagrams, recap
 from e2vit.layers.sequence import sinusoidal_positions
+from e2vit_book.recap import diagrams
+from e2vit_book.recap import figures as recap
 
 RANDOM = np.random.RandomState(0)
 IMAGE = RANDOM.rand(28, 28)
@@ -68,7 +69,7 @@ def test_the_words_show_their_weights():
 
 def test_a_patch_is_a_row_of_its_own_pixels():
     shown = FIGURES["patches_and_tokens"]().axes[1].images[0].get_array()
-    assert np.array_equal(shown[8], IMAGE[4:8, 4:8].ravel())    # the second patch of the second row
+    assert np.array_equal(shown[8], IMAGE[4:8, 4:8].ravel())  # the second patch of the second row
     assert shown.shape == (49, 16)
 
 

@@ -13,9 +13,16 @@ import torch
 from matplotlib.figure import Figure
 from support import randomized
 
-from e2vit import inspection
 from e2vit.actions import act, rotate
-from e2vit.attention_maps import (
+from e2vit.capture import capture
+from e2vit.groups import cayley_index, cyclic, dihedral, gsa_index
+from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
+from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit_book.inside import feature_maps, predictions, representation
+from e2vit_book.inside import figures as attention
+from e2vit_book.inside import measure as inspection
+from e2vit_book.inside.attention_maps import (
     attention_distance,
     group_weights,
     patch_filters,
@@ -25,15 +32,9 @@ from e2vit.attention_maps import (
     turned_back,
     windows_of,
 )
-from e2vit.capture import capture
-from e2vit.figures import attention, feature_maps, predictions, representation
-from e2vit.figures.explore import explore
-from e2vit.figures.html import compact_figures, figure_uri, slideshow
-from e2vit.figures.turning import turning_figure, turning_html
-from e2vit.groups import cayley_index, cyclic, dihedral, gsa_index
-from e2vit.layers.local_attention import LocalGroupSelfAttention
-from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
-from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit_book.inside.explore import explore
+from e2vit_book.inside.turning import turning_figure, turning_html
+from e2vit_book.player import compact_figures, figure_uri, slideshow
 
 SEED = torch.Generator().manual_seed(11)
 IMAGE = torch.rand(1, 12, 12, generator=SEED, dtype=torch.float64)
@@ -51,8 +52,9 @@ def hybrid(attention: str = "within_pose") -> HybridViT:
 
 
 def vit(readout: str = "mean") -> ViT:
-    return randomized(ViT(ViTConfig(image_size=12, classes=5, patch_size=2, width=6, depth=2, heads=3,
-                                    readout=readout)))
+    return randomized(
+        ViT(ViTConfig(image_size=12, classes=5, patch_size=2, width=6, depth=2, heads=3, readout=readout))
+    )
 
 
 def random(*shape: int) -> np.ndarray:
@@ -135,8 +137,10 @@ def _turned_back_error(index, lifting: bool) -> float:
     layer = randomized(LocalGroupSelfAttention(group, 3, 2, 4, window=3, lifting=lifting, index=index))
     x = torch.randn(1, 3, *(() if lifting else (8,)), 5, 5, generator=SEED, dtype=torch.float64)
     straight = group_weights(layer, x)
-    return max((turned_back(group_weights(layer, act(group, r, x)), group, r) - straight).abs().max().item()
-               for r in range(group.order))
+    return max(
+        (turned_back(group_weights(layer, act(group, r, x)), group, r) - straight).abs().max().item()
+        for r in range(group.order)
+    )
 
 
 def test_feature_maps_of_the_hybrid_turn_exactly_and_those_of_a_vit_do_not():
@@ -151,13 +155,20 @@ def test_feature_maps_of_the_hybrid_turn_exactly_and_those_of_a_vit_do_not():
 
 @pytest.mark.parametrize("index", [cayley_index, gsa_index])
 def test_feature_maps_of_a_group_attention_net(index):
-    net = randomized(GroupAttentionNet(GroupAttentionNetConfig.sound(
-        image_size=12, channels=8, heads=2, window=3, blocks=(0, 1), crops=(0,), index=index)))
-    both = [inspection.orbit_features(net, layer, IMAGE, cyclic(4), inverse_names=index is gsa_index)
-            for layer in ("lifting", "layers.0", "layers.1")]
+    net = randomized(
+        GroupAttentionNet(
+            GroupAttentionNetConfig.sound(
+                image_size=12, channels=8, heads=2, window=3, blocks=(0, 1), crops=(0,), index=index
+            )
+        )
+    )
+    both = [
+        inspection.orbit_features(net, layer, IMAGE, cyclic(4), inverse_names=index is gsa_index)
+        for layer in ("lifting", "layers.0", "layers.1")
+    ]
     errors = [feature_maps.relative_residual(found.numpy(), expected.numpy()) for found, expected in both]
-    assert max(errors[:2]) < 1e-10    # lifting and pool
-    assert errors[2] < 1e-10 if index is cayley_index else errors[2] > 1e-8    # small here, and not rounding
+    assert max(errors[:2]) < 1e-10  # lifting and pool
+    assert errors[2] < 1e-10 if index is cayley_index else errors[2] > 1e-8  # small here, and not rounding
 
 
 def test_errors_vanish_at_quarter_turns_alone():
@@ -185,7 +196,7 @@ def test_embeddings_make_a_closed_path_in_the_hybrid():
     rings = vectors["blocks.1"].unflatten(1, (-1, 4))
     for k in range(4):
         assert (rings[k] - rings[0].roll(k, -1)).abs().max() < 1e-10
-    assert (vectors["head"] - vectors["head"][0]).abs().max() < 1e-10    # a point
+    assert (vectors["head"] - vectors["head"][0]).abs().max() < 1e-10  # a point
     outside = inspection.embeddings(vit(), ["head"], images)["head"]
     assert (outside - outside[0]).abs().max() > 1e-2
 
@@ -221,9 +232,9 @@ def test_probabilities_and_bad_input():
 
 def test_the_six_that_is_a_nine_upside_down():
     images = torch.zeros(3, 1, 4, 4)
-    images[0, 0, 0], images[1, 0, 0, 0], images[1, 0, 3, 3] = 1, 1, 1    # a bar above; one dot above and one below
+    images[0, 0, 0], images[1, 0, 0, 0], images[1, 0, 3, 3] = 1, 1, 1  # a bar above; one dot above and one below
 
-    def model(x):    # class 0: bright above; class 1: bright below
+    def model(x):  # class 0: bright above; class 1: bright below
         return 20 * torch.stack([x[:, 0, 0].sum(-1) - x[:, 0, 3].sum(-1), x[:, 0, 3].sum(-1) - x[:, 0, 0].sum(-1)], 1)
 
     assert inspection.most_ambiguous(model, images, label=0, other=1) == 0
@@ -276,15 +287,15 @@ def test_every_figure_can_be_drawn():
         attention.relevance_maps(random(3, 12, 12), {"a": random(3, 6, 6), "b": random(3, 3, 3)}, "xyz"),
         attention.heads(random(2, 3, 6, 6), (1, 2), random(12, 12)),
         attention.distances({"a": random(2, 3), "b": random(1, 4)}, 5.0),
-        attention.similarity(random(3, 3, 3, 3)), attention.patch_filters(random(9, 2, 2, 1), random(9)),
+        attention.similarity(random(3, 3, 3, 3)),
+        attention.patch_filters(random(9, 2, 2, 1), random(9)),
         attention.patch_filters(random(3, 2, 2, 3), random(3)),
         attention.turned_windows(*random(3, 4, 3, 3), *random(2, 12, 12), (3, 4), (5, 6)),
         *attention.orbit_of_windows(random(4, 12, 12), random(4, 4, 3, 3), [(1, 2)] * 4, "abcd"),
         feature_maps.orbit(random(4, 12, 12), random(4, 3, 5, 5), random(4, 3, 5, 5), "abcd"),
         feature_maps.square(*random(2, 12, 12), *random(3, 4, 5, 5)),
         feature_maps.residuals({"a": {"x": 0.0, "y": 0.1}, "b": {"z": 1e-7}}),
-        representation.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2), "y": random(4, 2)}}, degrees,
-                             1.0),
+        representation.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2), "y": random(4, 2)}}, degrees, 1.0),
         representation.tuning_curves(random(4, 2, 4), degrees, "ab"),
         representation.ring(random(4), random(12, 12), 1.0, "a"),
         predictions.polar_probabilities({"a": random(5, 4), "b": random(5, 4)}, degrees),

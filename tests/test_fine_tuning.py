@@ -6,21 +6,26 @@ import json
 import pytest
 import torch
 
-from e2vit import fine_tuning, metrics, records
-from e2vit.catalog import EXPERIMENTS
+from e2vit import metrics
 from e2vit.data import as_float, embedded, in_shape_of
-from e2vit.experiments import RecordError, find, run
-from e2vit.fine_tuning import FineTuneConfig, predict
+from e2vit.experiments import RecordError, find, records, run
+from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.groups import cyclic
 from e2vit.models import Symmetrized, SymmetrizedConfig, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
+from e2vit.training import fine_tuning
+from e2vit.training.fine_tuning import FineTuneConfig, predict
 
 
 @pytest.fixture()
 def small(monkeypatch, tmp_path):
     """Two seconds' worth of experiments on the embedded digits, with records in a folder of their own."""
-    base = dataclasses.replace(find("digits/vit"), name="base", model=ViTConfig(width=16, depth=1, heads=2),
-                               training=dataclasses.replace(find("digits/vit").training, epochs=1))
+    base = dataclasses.replace(
+        find("digits/vit"),
+        name="base",
+        model=ViTConfig(width=16, depth=1, heads=2),
+        training=dataclasses.replace(find("digits/vit").training, epochs=1),
+    )
     entries = {"base": base}
     for regime in fine_tuning.REGIMES:
         training = FineTuneConfig(regime, epochs=1, rates=(1e-4, 1e-2), batch_size=500)
@@ -41,10 +46,17 @@ def test_kept_features_give_the_logits_of_the_model(name):
         assert torch.allclose(predict(model, images), model(as_float(images)), atol=1e-5)
 
 
-@pytest.mark.parametrize("name", [
-    "rotated/none/mean_logits", "rotated/head/mean_logits", "rotated/head/learned_attention",
-    "rotated/head/canonical_learned", "rotated/all/learned_mean", "aerial/none/frame",
-])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "rotated/none/mean_logits",
+        "rotated/head/mean_logits",
+        "rotated/head/learned_attention",
+        "rotated/head/canonical_learned",
+        "rotated/all/learned_mean",
+        "aerial/none/frame",
+    ],
+)
 def test_every_regime_runs_in_quick_mode(name):
     record = json.loads(json.dumps(run(f"post_hoc/{name}", "quick").record, allow_nan=False))
     assert record["base"]["experiment"] == {"rotated": "rotmnist/vit", "aerial": "rsscn7/vit"}[name.split("/")[0]]
@@ -98,10 +110,10 @@ def test_features_of_views_are_found_again_in_a_folder(monkeypatch, tmp_path):
     with torch.no_grad():
         model.model.position.add_(1.0)
     fine_tuning.view_features(model, images)
-    assert len(list(tmp_path.iterdir())) == 2    # other weights, other features
+    assert len(list(tmp_path.iterdir())) == 2  # other weights, other features
     model.model.head.bias.data.add_(1.0)
     fine_tuning.view_features(model, images)
-    assert len(list(tmp_path.iterdir())) == 2    # the head has no part in them
+    assert len(list(tmp_path.iterdir())) == 2  # the head has no part in them
 
 
 def test_digits_take_the_shape_of_other_images():
@@ -121,6 +133,7 @@ def test_mcnemar_counts_the_images_that_only_one_gets_right():
     split = embedded("rotmnist").test[:100]
     model = Symmetrized(base, cyclic(4), "most_certain")
     against = fine_tuning.against_averaging(model, base, split)
-    accuracies = [metrics.accuracy(predict(m, split.images), split.labels)[0]
-                  for m in (model, Symmetrized(base, cyclic(4)))]
+    accuracies = [
+        metrics.accuracy(predict(m, split.images), split.labels)[0] for m in (model, Symmetrized(base, cyclic(4)))
+    ]
     assert against["only_this"] - against["only_averaging"] == round(100 * (accuracies[0] - accuracies[1]))

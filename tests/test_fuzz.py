@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from e2vit import formats, records
-from e2vit.catalog import EXPERIMENTS
-from e2vit.records import RecordError
-from e2vit.formats import DataError
+from e2vit.data import formats
+from e2vit.data.formats import DataError
+from e2vit.experiments import records
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.records import RecordError
 
 TRIES = [pytest.param(300, id="300"), pytest.param(3000, id="3000", marks=pytest.mark.soak)]
-MOST = 1 << 20    # bytes of an array
+MOST = 1 << 20  # bytes of an array
 RECORD = Path(__file__).resolve().parents[1] / "data" / "results" / "rotmnist" / "hybrid-c4-tenth" / "seed0.json"
 
 
@@ -75,7 +76,7 @@ def idx_file() -> bytes:
     return b"\0\0\x08\x03" + np.array([2, 3, 3], ">u4").tobytes() + bytes(18)
 
 
-READERS = {    # what is read -> a good file, and the reader
+READERS = {  # what is read -> a good file, and the reader
     "images": (images_file, lambda path: formats.read_npz(path, MOST, "images", "labels")),
     "jpegs": (jpeg_file, lambda path: formats.read_jpegs(path, 10, 32)),
     "archive": (archive_file, lambda path: formats.read_rotmnist_archive(path, rows=(2, 2))),
@@ -83,7 +84,7 @@ READERS = {    # what is read -> a good file, and the reader
 }
 
 
-@pytest.mark.filterwarnings("ignore")    # of numpy, on text that holds no data
+@pytest.mark.filterwarnings("ignore")  # of numpy, on text that holds no data
 @pytest.mark.parametrize("tries", TRIES)
 @pytest.mark.parametrize("what", READERS)
 def test_a_damaged_file_is_refused_in_one_sentence_or_read(what, tries, tmp_path):
@@ -99,7 +100,7 @@ def test_a_damaged_file_is_refused_in_one_sentence_or_read(what, tries, tmp_path
         except DataError as reason:
             refused += 1
             assert str(path) in str(reason)
-    assert refused > tries / 20    # the damage does reach the reader
+    assert refused > tries / 20  # the damage does reach the reader
     assert [each.name for each in tmp_path.iterdir()] == ["file"]
 
 

@@ -45,8 +45,11 @@ def by_hand(layer, x, reach):
     group, d = layer.group, layer.out.weight.shape[1]
     poses_in, (height, width) = x.shape[1], x.shape[2:]
     bias, weight = layer.qkv.bias, layer.qkv.weight
-    project = lambda part, g, row, column: (    # noqa: E731
-        weight[part * d:(part + 1) * d] @ x[:, g, row, column] + bias[part * d:(part + 1) * d])
+    project = (
+        lambda part, g, row, column: (  # noqa: E731
+            weight[part * d : (part + 1) * d] @ x[:, g, row, column] + bias[part * d : (part + 1) * d]
+        )
+    )
     out = torch.zeros(layer.out.weight.shape[0], group.order, height, width, dtype=x.dtype)
     for v, row, column in product(range(group.order), range(height), range(width)):
         total = torch.zeros(d, dtype=x.dtype)
@@ -60,7 +63,7 @@ def by_hand(layer, x, reach):
                 score = q @ project(1, m, to_row, to_column) + q @ layer.position(offset[None, None])[0, 0]
                 if not layer.lifting:
                     element = layer.element[layer.table[v, g, m]]
-                    score = score + q[-len(element):] @ element
+                    score = score + q[-len(element) :] @ element
                 terms.append((score.item(), project(2, m, to_row, to_column)))
             largest = max(score for score, _ in terms)
             sum_of_weights = sum(math.exp(score - largest) for score, _ in terms)
@@ -69,9 +72,16 @@ def by_hand(layer, x, reach):
     return out
 
 
-@pytest.mark.parametrize("settings", [
-    {}, {"query_pose": "diagonal"}, {"index": gevit_index, "position": "released"}, {"lifting": True},
-], ids=["sound", "diagonal", "released", "lifting"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"query_pose": "diagonal"},
+        {"index": gevit_index, "position": "released"},
+        {"lifting": True},
+    ],
+    ids=["sound", "diagonal", "released", "lifting"],
+)
 @torch.no_grad()
 def test_the_layer_is_its_formula(settings):
     group = cyclic(3)
@@ -85,9 +95,15 @@ def test_the_layer_is_its_formula(settings):
 
 
 @pytest.mark.parametrize("group", QUARTER_TURNS, ids=str)
-@pytest.mark.parametrize("settings", [
-    {}, {"position": "released"}, {"query_pose": "diagonal"}, {"window": 5, "window_shape": "disc"},
-])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"position": "released"},
+        {"query_pose": "diagonal"},
+        {"window": 5, "window_shape": "disc"},
+    ],
+)
 def test_the_corrected_layer_commutes_with_the_group(group, settings):
     assert error(local(group, **settings), group) < EXACT
 
@@ -115,7 +131,7 @@ def test_a_layer_is_exact_where_its_table_is_constant_on_diagonal_orbits(group, 
     """Poses may be counted backwards, as GSA-Nets do: the smaller error of both ways counts."""
     layer = local(group, index=index, channels=2, heads=1, head_dim=3)
     x = torch.randn(1, 2, group.order, 4, 4).double()
-    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]    # noqa: E731
+    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]  # noqa: E731
     found = min(equivariance_error(f, x, group, exact_elements(group)) for f in (layer, backwards))
     exact = {gsa_index: group.order == 1, gevit_index: not group.has_mirrors or group.order == 2, cayley_index: True}
     assert is_diagonal_invariant(index(group), group) == exact[index]
@@ -127,7 +143,7 @@ def test_a_layer_is_exact_where_its_table_is_constant_on_diagonal_orbits(group, 
 def test_the_fault_is_in_the_element_index_alone(group, index):
     layer = local(group, index=index)
     torch.nn.init.zeros_(layer.element)
-    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]    # noqa: E731
+    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]  # noqa: E731
     assert equivariance_error(backwards if index is gsa_index else layer, lifted(group), group) < EXACT
 
 
@@ -136,7 +152,7 @@ def test_the_fault_is_in_the_element_index_alone(group, index):
 def test_lifting_is_exact_in_all(group, index):
     for make, settings in ((local, {"position": "sound"}), (whole, {})):
         layer = make(group, lifting=True, index=index, **settings)
-        renamed = lambda x, layer=layer: layer(x)[:, :, group.inverse]    # noqa: E731
+        renamed = lambda x, layer=layer: layer(x)[:, :, group.inverse]  # noqa: E731
         x = torch.randn(2, 3, 4, 4).double()
         assert equivariance_error(renamed if index is gsa_index else layer, x, group) < EXACT
 
@@ -155,7 +171,7 @@ def test_attention_weights_are_distributions_that_give_the_output():
         axes = (4, 5) if isinstance(layer, LocalGroupSelfAttention) else (5, 6)
         assert weights.shape[:4] == (1, 2, 3, 1 if layer.diagonal else 3)
         assert (weights.sum(axes) - 1).abs().max() < EXACT and weights.min() >= 0
-    assert local(group).weights(x)[..., 0, 0, 0].abs().max() == 0    # above and left of the first pixel there is no key
+    assert local(group).weights(x)[..., 0, 0, 0].abs().max() == 0  # above and left of the first pixel there is no key
 
 
 def moved(f, x):
@@ -175,7 +191,7 @@ def test_relative_positions_alone_break_rotations():
     """With the trivial group, poses of the input become channels that a turn does not permute."""
     layer = local(cyclic(1))
     x = torch.randn(1, 3, 1, 5, 5).double()
-    turned = lambda x: x.rot90(1, (-2, -1))    # noqa: E731
+    turned = lambda x: x.rot90(1, (-2, -1))  # noqa: E731
     assert (layer(turned(x)) - turned(layer(x))).abs().max() > BROKEN
 
 

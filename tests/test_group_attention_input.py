@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from e2vit.groups import cayley_index, cyclic, from_matrices, gsa_index
+from e2vit.kernels import FEW_SCORES, attend, check, choose
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
 from e2vit.layers.attention import Pointwise, _position
-from e2vit.layers.kernels import FEW_SCORES, attend, check, choose
 
 BAD_LAYERS = {
     "odd, not 4": {"window": 4},
@@ -27,14 +27,17 @@ def test_settings_that_make_no_layer_are_refused(message):
         LocalGroupSelfAttention(cyclic(4), **{"channels": 3, "heads": 2, "head_dim": 4, **BAD_LAYERS[message]})
 
 
-@pytest.mark.parametrize("message, change", [
-    ("pose axis has length 3, but C4 has 4 elements", lambda x: x[:, :, :3]),
-    ("5 axes", lambda x: x[:, :, 0]),
-    ("has 2 channels, this layer takes 3", lambda x: x[:, :2]),
-    ("torch.float32, the weights are torch.float64", lambda x: x.float()),
-    ("larger than the map", lambda x: x[..., :2]),
-    ("on meta, the weights are on cpu", lambda x: x.to("meta")),
-])
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("pose axis has length 3, but C4 has 4 elements", lambda x: x[:, :, :3]),
+        ("5 axes", lambda x: x[:, :, 0]),
+        ("has 2 channels, this layer takes 3", lambda x: x[:, :2]),
+        ("torch.float32, the weights are torch.float64", lambda x: x.float()),
+        ("larger than the map", lambda x: x[..., :2]),
+        ("on meta, the weights are on cpu", lambda x: x.to("meta")),
+    ],
+)
 def test_input_that_does_not_fit_is_refused(message, change):
     layer = LocalGroupSelfAttention(cyclic(4), channels=3, heads=2, head_dim=5, window=3).double()
     with pytest.raises(ValueError, match=message):
@@ -49,21 +52,31 @@ def test_released_tables_exist_for_rotations_and_mirrors_alone():
 
 def parts():
     """What ``attend`` takes, with a window of 3 on a map of 4×5."""
-    shapes = {"q": (1, 2, 3, 4, 4, 5), "k": (1, 2, 3, 5, 6, 7), "value": (1, 2, 6, 5, 6, 7), "position": (7, 9, 3),
-              "element": (8, 3)}
-    return {**{name: torch.zeros(shape) for name, shape in shapes.items()},
-            "table": torch.zeros(7, 4, 5, dtype=torch.int64)}
+    shapes = {
+        "q": (1, 2, 3, 4, 4, 5),
+        "k": (1, 2, 3, 5, 6, 7),
+        "value": (1, 2, 6, 5, 6, 7),
+        "position": (7, 9, 3),
+        "element": (8, 3),
+    }
+    return {
+        **{name: torch.zeros(shape) for name, shape in shapes.items()},
+        "table": torch.zeros(7, 4, 5, dtype=torch.int64),
+    }
 
 
-@pytest.mark.parametrize("message, change", [
-    ("value is torch.float64 but q is torch.float32", lambda x: {"value": x["value"].double()}),
-    ("mask is on meta but q is on cpu", lambda x: {"mask": torch.zeros(9, dtype=torch.bool, device="meta")}),
-    ("no odd square window", lambda x: {"k": x["k"][..., 1:], "value": x["value"][..., 1:]}),
-    (r"the axes of position are \(8, 3\)", lambda x: {"position": x["position"][:, 1:]}),
-    ("as many output poses as query poses, got 7 and 4", lambda x: {"diagonal": True}),
-    ("in the naive backend alone, not in numba", lambda x: {"dropout": 0.1, "backend": "numba"}),
-    ("not 'magic'", lambda x: {"backend": "magic"}),
-])
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("value is torch.float64 but q is torch.float32", lambda x: {"value": x["value"].double()}),
+        ("mask is on meta but q is on cpu", lambda x: {"mask": torch.zeros(9, dtype=torch.bool, device="meta")}),
+        ("no odd square window", lambda x: {"k": x["k"][..., 1:], "value": x["value"][..., 1:]}),
+        (r"the axes of position are \(8, 3\)", lambda x: {"position": x["position"][:, 1:]}),
+        ("as many output poses as query poses, got 7 and 4", lambda x: {"diagonal": True}),
+        ("in the naive backend alone, not in numba", lambda x: {"dropout": 0.1, "backend": "numba"}),
+        ("not 'magic'", lambda x: {"backend": "magic"}),
+    ],
+)
 def test_tensors_that_do_not_fit_together_are_refused(message, change):
     assert attend(**parts()).shape == (1, 2, 6, 7, 4, 5)
     with pytest.raises(ValueError, match=message):
@@ -83,8 +96,10 @@ def test_few_scores_need_no_compiled_kernel():
     assert choose(many, x["k"].to("meta"), x["position"].to("meta")) != "triton"
 
 
-@pytest.mark.parametrize("lifting, head_dim, fits", [(False, 2, False), (False, 3, True), (True, 2, True),
-                                                     (True, 1, False), (True, 3, False)])
+@pytest.mark.parametrize(
+    "lifting, head_dim, fits",
+    [(False, 2, False), (False, 3, True), (True, 2, True), (True, 1, False), (True, 3, False)],
+)
 def test_released_positions_need_a_channel_for_each_axis_and_one_for_the_elements(lifting, head_dim, fits):
     def make():
         return GroupSelfAttention(cyclic(4), 3, 2, head_dim, lifting=lifting, position="released")

@@ -17,9 +17,12 @@ from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
 
 GOLDEN = Path(os.environ.get("E2VIT_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 RELEASED = {
-    "gevit_z2_w9": (cyclic(1), gevit_index, 9), "gevit_mz2_w9": (dihedral(1), gevit_index, 9),
-    "gevit_p4_w9": (cyclic(4), gevit_index, 9), "gsa_p4_w9": (cyclic(4), gsa_index, 9),
-    "gevit_p4m_w5": (dihedral(4), gevit_index, 5), "gsa_p4m_w5": (dihedral(4), gsa_index, 5),
+    "gevit_z2_w9": (cyclic(1), gevit_index, 9),
+    "gevit_mz2_w9": (dihedral(1), gevit_index, 9),
+    "gevit_p4_w9": (cyclic(4), gevit_index, 9),
+    "gsa_p4_w9": (cyclic(4), gsa_index, 9),
+    "gevit_p4m_w5": (dihedral(4), gevit_index, 5),
+    "gsa_p4m_w5": (dihedral(4), gsa_index, 5),
 }
 SMALL = dict(image_size=12, channels=8, heads=2, window=3, blocks=(1, 1), crops=(1, 0), backend="naive")
 
@@ -27,12 +30,12 @@ SMALL = dict(image_size=12, channels=8, heads=2, window=3, blocks=(1, 1), crops=
 def golden(name):
     """The released weights, the images that went in and everything that came out."""
     path = GOLDEN / f"{name}.npz"
-    if not path.exists():    # they are not ours to ship, so no machine can be asked to have them
+    if not path.exists():  # they are not ours to ship, so no machine can be asked to have them
         pytest.skip(f"{NOT_RUN}the folder of outputs of the released networks (E2VIT_GOLDEN) is missing")
     with np.load(path) as file:
         arrays = {key: file[key] for key in file.files}
     images = torch.from_numpy(arrays.pop("input")).double()
-    images[0] = (images[0] * 255).round() / 255    # the digit went in as whole gray values over 255
+    images[0] = (images[0] * 255).round() / 255  # the digit went in as whole gray values over 255
     state = {key: arrays.pop(key) for key in list(arrays) if key.startswith("state/")}
     return state, images, {key: torch.from_numpy(array).double() for key, array in arrays.items()}
 
@@ -66,12 +69,15 @@ def test_parity_of_the_formula_written_out_and_of_no_other_index():
         assert low <= relative(net(images[1:]), expected["logits"][1:]) < high
 
 
-@pytest.mark.parametrize("name, group, index, window, message", [
-    ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
-    ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
-    ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
-    ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
-])
+@pytest.mark.parametrize(
+    "name, group, index, window, message",
+    [
+        ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
+        ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
+        ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
+        ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
+    ],
+)
 def test_weights_of_another_network_are_refused(name, group, index, window, message):
     state, _, _ = golden(name)
     with pytest.raises(ValueError, match=message):
@@ -83,15 +89,19 @@ def test_a_state_that_is_none_is_refused():
         GroupAttentionNet.from_released({}, cyclic(4), gevit_index, 9)
 
 
-@pytest.mark.parametrize("config, count", [
-    (GroupAttentionNetConfig.rotmnist(), 44_428), (GroupAttentionNetConfig(index=gevit_index), 44_428),
-])
+@pytest.mark.parametrize(
+    "config, count",
+    [
+        (GroupAttentionNetConfig.rotmnist(), 44_428),
+        (GroupAttentionNetConfig(index=gevit_index), 44_428),
+    ],
+)
 def test_the_released_network_has_its_published_number_of_parameters(config, count):
     assert sum(p.numel() for p in GroupAttentionNet(config).parameters()) == count
 
 
 def test_the_maps_have_the_released_sizes():
-    sizes = lambda config: [config.image_size] + [step.size_after for step in config.steps]    # noqa: E731
+    sizes = lambda config: [config.image_size] + [step.size_after for step in config.steps]  # noqa: E731
     assert sizes(GroupAttentionNetConfig.rotmnist()) == [28, 24, 24, 12, 8, 6, 4]
     assert sizes(GroupAttentionNetConfig.cifar10()) == [32, 32, 32, 16, 16, 16, 8, 8, 8]
     assert sizes(GroupAttentionNetConfig.pcam()) == [96, 48, 48, 24, 20, 18, 9, 7, 3]
@@ -116,7 +126,8 @@ def test_the_pool_of_the_released_pcam_network_breaks_the_size_rule():
     assert not GroupAttentionNetConfig.pcam().obeys_size_rule
     assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
     released = GroupAttentionNetConfig.pcam(
-        image_size=18, blocks=(1, 1), crops=(0, 1), expansions=(1, 1), channels=8, heads=2, window=3, backend="naive")
+        image_size=18, blocks=(1, 1), crops=(0, 1), expansions=(1, 1), channels=8, heads=2, window=3, backend="naive"
+    )
     assert [step.size_after for step in released.steps] == [18, 9, 7, 3]
     images = torch.randn(2, 3, 18, 18).double()
     for config, low, high in ((released, 1e-3, np.inf), (replace(released, pool_after_last=False), 0, 1e-10)):
@@ -129,7 +140,7 @@ def test_a_tiny_network_learns(group):
     config = replace(GroupAttentionNetConfig.sound(group=group).tiny(), backend="naive", value_dropout=0.0)
     net = GroupAttentionNet(config)
     labels = torch.arange(16) % 10
-    images = torch.rand(16, 1, 28, 28) * labels[:, None, None, None] / 9    # the class is how bright an image is
+    images = torch.rand(16, 1, 28, 28) * labels[:, None, None, None] / 9  # the class is how bright an image is
     optimizer, losses = torch.optim.Adam(net.parameters(), 1e-2), []
     for _ in range(40):
         losses.append(torch.nn.functional.cross_entropy(net(images), labels))
@@ -145,15 +156,18 @@ def test_features_and_head_make_the_logits():
     assert torch.equal(net.stages(images)["stage_classes"].sum((-2, -1)).amax(-1), net(images))
 
 
-@pytest.mark.parametrize("message, change", [
-    ("larger than the image", {"window": 31}),
-    ("multiple of 2", {"channels": 7}),
-    ("need 2 expansions and 5 crops", {"crops": (1,)}),
-    ("to nothing", {"crops": (9, 9, 9, 9, 9)}),
-    ("multiple of 4 channels", {"channels": 6}),
-    ("readout is one of", {"readout": "max"}),
-    ("score_scale is one of", {"score_scale": "none"}),
-])
+@pytest.mark.parametrize(
+    "message, change",
+    [
+        ("larger than the image", {"window": 31}),
+        ("multiple of 2", {"channels": 7}),
+        ("need 2 expansions and 5 crops", {"crops": (1,)}),
+        ("to nothing", {"crops": (9, 9, 9, 9, 9)}),
+        ("multiple of 4 channels", {"channels": 6}),
+        ("readout is one of", {"readout": "max"}),
+        ("score_scale is one of", {"score_scale": "none"}),
+    ],
+)
 def test_settings_that_make_no_network_are_refused(message, change):
     with pytest.raises(ValueError, match=message):
         GroupAttentionNetConfig(**change)

@@ -18,7 +18,7 @@ def test_the_axioms_hold(group):
     product, inverse = group.product, group.inverse
     assert torch.equal(product[0], elements) and torch.equal(product[:, 0], elements)
     assert (product[elements, inverse] == 0).all() and (product[inverse, elements] == 0).all()
-    assert torch.equal(product[product], product[:, product])    # (gh)m = g(hm) for all g, h, m at once
+    assert torch.equal(product[product], product[:, product])  # (gh)m = g(hm) for all g, h, m at once
 
 
 @few
@@ -34,13 +34,14 @@ def test_matrices_are_an_orthogonal_representation(group):
 def test_orders_and_element_numbering(n):
     turn = cyclic(n).matrices[1 % n]
     angle = torch.tensor(2 * torch.pi / n, dtype=torch.float64)
-    assert torch.allclose(turn @ torch.tensor([1.0, 0.0], dtype=torch.float64),
-                          torch.stack([angle.cos(), angle.sin()]), atol=1e-12)
+    assert torch.allclose(
+        turn @ torch.tensor([1.0, 0.0], dtype=torch.float64), torch.stack([angle.cos(), angle.sin()]), atol=1e-12
+    )
     both = dihedral(n)
     assert (cyclic(n).order, both.order, both.rotations, both.has_mirrors) == (n, 2 * n, n, True)
     assert torch.allclose(both.matrices[:n], cyclic(n).matrices)
     for k in range(n):
-        assert both.product[k, n] == n + k    # rotation ∘ mirror
+        assert both.product[k, n] == n + k  # rotation ∘ mirror
 
 
 def test_quarter_turns_have_whole_entries():

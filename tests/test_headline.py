@@ -5,17 +5,24 @@ import json
 import headline
 import pytest
 
-from e2vit.catalog import EXPERIMENTS, build
 from e2vit.experiments import results_folder
+from e2vit.experiments.catalog import EXPERIMENTS, build
 
 README = headline.ROOT / "README.md"
 COSTS = json.loads((results_folder() / "benchmarks" / "throughput.json").read_text(encoding="utf-8"))
 
 
 def record(accuracy=0.98, count=50_000, seconds=90.0, device="Intel(R) Xeon(R) Processor (CPU), 2 threads", sha="a"):
-    return {"test": {"accuracy": accuracy, "interval": [accuracy - 0.002, accuracy + 0.001], "count": count},
-            "seconds": seconds, "parameters": 12_345, "device": device, "checkpoint_sha256": sha,
-            "curve": [{"epoch": 1}, {"epoch": 2}], "configuration": {"training": {"epochs": 2}}, "data": {"origin": "rebuilt from MNIST"}}
+    return {
+        "test": {"accuracy": accuracy, "interval": [accuracy - 0.002, accuracy + 0.001], "count": count},
+        "seconds": seconds,
+        "parameters": 12_345,
+        "device": device,
+        "checkpoint_sha256": sha,
+        "curve": [{"epoch": 1}, {"epoch": 2}],
+        "configuration": {"training": {"epochs": 2}},
+        "data": {"origin": "rebuilt from MNIST"},
+    }
 
 
 @pytest.fixture
@@ -63,7 +70,7 @@ def test_what_is_equivariant_is_exact_and_what_is_not_is_seen():
     for name in ("hybrid-c4", "hybrid-c8", "corrected-c4", "gevit-c4", "gcnn-p4cnn", "gcnn-modern"):
         assert changes[f"rotmnist/{name}"] < 1e-13
     for name in ("vit", "gcnn-z2cnn", "attention-z2", "gsa-c4"):
-        assert changes[f"rotmnist/{name}"] > 1e-7    # averaging at the end hides much of the fault of gsa-c4
+        assert changes[f"rotmnist/{name}"] > 1e-7  # averaging at the end hides much of the fault of gsa-c4
 
 
 def test_several_seeds_are_a_mean_with_its_standard_error():
@@ -72,11 +79,16 @@ def test_several_seeds_are_a_mean_with_its_standard_error():
 
 
 def test_a_row_says_what_the_records_and_the_measurement_say():
-    cost = {"images_per_second": 750.0, "attention_scores": 38416, "change_trained": 5.6e-16,
-            "weights": {"seed": 0, "checkpoint_sha256": "a"}}
+    cost = {
+        "images_per_second": 750.0,
+        "attention_scores": 38416,
+        "change_trained": 5.6e-16,
+        "weights": {"seed": 0, "checkpoint_sha256": "a"},
+    }
     assert headline.reach("x", "Net", [record()], cost) == (
-        "| Net | 98.00 [97.80, 98.10], 1&nbsp;seed, 2&nbsp;epochs | 12,345 | 6·10⁻¹⁶ |")
-    assert "1&nbsp;seed |" in headline.reach("x", "Net", [record() | {"curve": []}], cost)    # nothing was trained
+        "| Net | 98.00 [97.80, 98.10], 1&nbsp;seed, 2&nbsp;epochs | 12,345 | 6·10⁻¹⁶ |"
+    )
+    assert "1&nbsp;seed |" in headline.reach("x", "Net", [record() | {"curve": []}], cost)  # nothing was trained
     assert headline.price("x", "Net", [record()], cost) == "| Net | 38,416 | 750 | 90 s, Intel Xeon, 2 threads |"
     two = [record(), record(device="NVIDIA H200", seconds=30.0)]
     assert headline.price("x", "Net", two, cost).endswith("| 90 s, Intel Xeon, 2 threads; 30 s, NVIDIA H200 |")
@@ -87,8 +99,10 @@ def test_a_change_measured_with_other_weights_is_not_told():
     assert headline.reach("x", "Net", [record(sha="b")], cost).endswith("| – |")
 
 
-@pytest.mark.parametrize("value, said", [(0.0, "0"), (5.6e-16, "6·10⁻¹⁶"), (1.2e-12, "1·10⁻¹²"), (0.0412, "4.1 %"),
-                                         (4.9e-6, "0.00049 %"), (1.48, "148 %")])
+@pytest.mark.parametrize(
+    "value, said",
+    [(0.0, "0"), (5.6e-16, "6·10⁻¹⁶"), (1.2e-12, "1·10⁻¹²"), (0.0412, "4.1 %"), (4.9e-6, "0.00049 %"), (1.48, "148 %")],
+)
 def test_a_change_is_told_in_percent_or_as_a_power_of_ten(value, said):
     assert headline.share(value) == said
 

@@ -8,7 +8,6 @@ import torch
 from einops import rearrange
 from support import randomized
 
-from e2vit.ablation import stage_errors
 from e2vit.actions import equivariance_error, exact_elements, invariance_error
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import pool_elements
@@ -17,12 +16,17 @@ from e2vit.layers.pose_position import PoseRotary, RelativeBias
 from e2vit.layers.readout import PoseReadout
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
+from e2vit_book.hybrid.measure import stage_errors
 
 SMALL = HybridViTConfig(image_size=12, channels=2, classes=5, stem=(2, 3), kernel=3, width=6, heads=3, depth=2)
 VARIANTS = {
-    "rotary": {"position": "rotary"}, "joint rotary": {"position": "rotary", "attention": "joint"},
-    "no position": {"position": "none"}, "mean": {"readout": "mean"}, "mean pool": {"pool": "mean"},
-    "pooled": {"poses": "pooled"}, "stem alone": {"depth": 0},
+    "rotary": {"position": "rotary"},
+    "joint rotary": {"position": "rotary", "attention": "joint"},
+    "no position": {"position": "none"},
+    "mean": {"readout": "mean"},
+    "mean pool": {"pool": "mean"},
+    "pooled": {"poses": "pooled"},
+    "stem alone": {"depth": 0},
     "patches": {"patch": 4, "stem": (5,), "attention": "joint"},
 }
 
@@ -33,9 +37,11 @@ def images(side: int = 12) -> torch.Tensor:
 
 def on_maps(layer, side: int):
     """A layer on tokens (batch, pose, token, d) as a layer on lifted maps."""
+
     def f(x):
         tokens = rearrange(x, "batch d pose row column -> batch pose (row column) d")
         return rearrange(layer(tokens), "batch pose (row column) d -> batch d pose row column", row=side)
+
     return f
 
 
@@ -49,8 +55,11 @@ def lifted(group, d: int, side: int) -> torch.Tensor:
 @pytest.mark.parametrize("position", ["bias", "rotary", "none"])
 def test_every_part_of_a_block_is_equivariant(group, attention, position):
     x, elements = lifted(group, 6, 5), exact_elements(group)
-    for layer in (GroupLinear(group, 6, 6), PoseAttention(group, 5, 6, 3, attention, position),
-                  PoseBlock(group, 5, 6, 3, attention=attention, position=position)):
+    for layer in (
+        GroupLinear(group, 6, 6),
+        PoseAttention(group, 5, 6, 3, attention, position),
+        PoseBlock(group, 5, 6, 3, attention=attention, position=position),
+    ):
         assert equivariance_error(on_maps(randomized(layer), 5), x, group, elements) < 1e-10
 
 
@@ -72,7 +81,7 @@ def test_the_trivial_group_is_not_invariant_to_quarter_turns():
 def test_absolute_poses_in_the_bias_break_it():
     group = cyclic(4)
     layer = randomized(PoseAttention(group, 5, 6, 3, "joint"))
-    layer.bias.relative = torch.arange(4).expand(4, 4).contiguous()    # m in place of g⁻¹m
+    layer.bias.relative = torch.arange(4).expand(4, 4).contiguous()  # m in place of g⁻¹m
     assert equivariance_error(on_maps(layer, 5), lifted(group, 6, 5), group) > 1e-2
 
 
@@ -86,8 +95,13 @@ def test_untied_poses_break_a_group_linear_map():
 @pytest.mark.parametrize("group", [cyclic(4), dihedral(4)], ids=str)
 @pytest.mark.parametrize("changes", VARIANTS.values(), ids=VARIANTS)
 def test_every_variant_is_invariant(group, changes):
-    model = randomized(HybridViT(replace(SMALL, group=group, attention="within_pose", **changes)
-                                 if "attention" not in changes else replace(SMALL, group=group, **changes)))
+    model = randomized(
+        HybridViT(
+            replace(SMALL, group=group, attention="within_pose", **changes)
+            if "attention" not in changes
+            else replace(SMALL, group=group, **changes)
+        )
+    )
     assert equivariance_error(model.stem, images(), group) < 1e-10
     assert invariance_error(model, images(), group) < 1e-10
 
@@ -101,7 +115,7 @@ def test_the_bispectrum_is_invariant_to_turns_and_to_no_other_permutation(n):
     assert out.shape == (3, readout.copies * 5)
     for r in range(n):
         assert (readout(x[:, group.product[r]]) - out).abs().max() < 1e-10
-    if n > 3:    # a mirror of the poses is a permutation too
+    if n > 3:  # a mirror of the poses is a permutation too
         assert (readout(x.flip(1)) - out).abs().max() > 1e-2
 
 
@@ -148,9 +162,12 @@ def test_rotary_positions_see_only_relative_places():
 def test_the_bias_sees_waves_that_no_offset_goes_through_twice():
     """The slowest wave makes a quarter of its way along the map, so each offset has features of its own."""
     features = RelativeBias(cyclic(4), 5, 2, joint=False).features
-    right = features[0].unflatten(0, (9, 9))[4, 5]    # one place to the right, as pose 0 sees it: four sines, four cosines
+    right = features[0].unflatten(0, (9, 9))[
+        4, 5
+    ]  # one place to the right, as pose 0 sees it: four sines, four cosines
     assert right[0].item() == pytest.approx(math.sin(math.pi / 2 / 5)) and right[4].item() == pytest.approx(
-        math.cos(math.pi / 2 / 5))
+        math.cos(math.pi / 2 / 5)
+    )
     assert all(torch.pdist(of_pose).min() > 0.1 for of_pose in features)
 
 
@@ -231,14 +248,14 @@ def test_queries_ask_and_keys_answer(mode):
     x = torch.randn(2, 1, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         layer.rotary.frequency.zero_()
-        weight = layer.qkv.weight if mode == "joint" else layer.qkv.weight[0].T    # (out, in), a view
-        weight[4:8] = 0    # keys
+        weight = layer.qkv.weight if mode == "joint" else layer.qkv.weight[0].T  # (out, in), a view
+        weight[4:8] = 0  # keys
     spread = layer(x).std(2).max()
     assert spread < 1e-12
     layer = randomized(layer, seed=1)
     with torch.no_grad():
         layer.rotary.frequency.zero_()
-        weight[:4] = 0    # queries: all see the same, too, but not the mean
+        weight[:4] = 0  # queries: all see the same, too, but not the mean
     assert layer(x).std(2).max() < 1e-12
     weights = layer(x).mean(2) - layer.out(layer.qkv(x)[..., 8:].mean(2, keepdim=True)).squeeze(2)
     assert weights.abs().max() > 1e-3

@@ -46,7 +46,7 @@ def test_a_table_is_its_formula_number_by_number(group, table, formula):
 def test_a_group_whose_elements_are_numbered_otherwise_has_no_released_table(table):
     with pytest.raises(ValueError, match="exist for C_n and D_n"):
         table(from_matrices("C4, numbered otherwise", cyclic(4).matrices[[0, 3, 1, 2]]))
-    assert table(cyclic(4)).shape == (4, 4, 4)    # the control
+    assert table(cyclic(4)).shape == (4, 4, 4)  # the control
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 6, 8, 12, 16])

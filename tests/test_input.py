@@ -21,11 +21,12 @@ from PIL import Image
 from test_fuzz import MOST, damaged, npz
 
 from conftest import ROOT
-from e2vit import experiments, formats, records
-from e2vit.catalog import EXPERIMENTS
-from e2vit.data import load
-from e2vit.formats import DataError
-from e2vit.records import RecordError
+from e2vit import experiments
+from e2vit.data import formats, load
+from e2vit.data.formats import DataError
+from e2vit.experiments import records
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.records import RecordError
 
 TRIES = [pytest.param(60, id="60"), pytest.param(2000, id="2000", marks=pytest.mark.soak)]
 PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -42,24 +43,37 @@ def unpickling(tree: ast.AST) -> list[str]:
         elif isinstance(node, ast.Call):
             name = ast.unparse(node.func)
             words = {word.arg: ast.unparse(word.value) for word in node.keywords}
-            if (name in ("torch.load", "read_pickle", "eval", "exec", "torch.hub.load", "yaml.load")
-                    or name.endswith((".read_pickle", "joblib.load")) or words.get("allow_pickle", "False") != "False"):
+            if (
+                name in ("torch.load", "read_pickle", "eval", "exec", "torch.hub.load", "yaml.load")
+                or name.endswith((".read_pickle", "joblib.load"))
+                or words.get("allow_pickle", "False") != "False"
+            ):
                 found.append(name)
     return found
 
 
 def test_nothing_is_unpickled():
-    files = [path for folder in ("src", "book/tools", "benchmarks", "notebooks")
-             for path in (ROOT / folder).rglob("*.py")]
+    files = [
+        path for folder in ("src", "book/tools", "benchmarks", "notebooks") for path in (ROOT / folder).rglob("*.py")
+    ]
     assert len(files) > 40
     for path in files:
         text = "\n".join(line for line in path.read_text(encoding="utf-8").splitlines() if line[:1] not in "%!")
         assert unpickling(ast.parse(text)) == [], path
 
 
-@pytest.mark.parametrize("text", ["import pickle", "from joblib import load", "torch.load('x', weights_only=True)",
-                                  "eval(x)", "np.load(f, allow_pickle=True)", "np.load(f, allow_pickle=yes)",
-                                  "pd.read_pickle(x)"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import pickle",
+        "from joblib import load",
+        "torch.load('x', weights_only=True)",
+        "eval(x)",
+        "np.load(f, allow_pickle=True)",
+        "np.load(f, allow_pickle=yes)",
+        "pd.read_pickle(x)",
+    ],
+)
 def test_what_unpickles_is_seen(text):
     assert len(unpickling(ast.parse(text))) == 1 and unpickling(ast.parse("np.load(f, allow_pickle=False)")) == []
 
@@ -75,7 +89,7 @@ def test_a_pickled_array_is_refused_before_it_runs_anything(tmp_path):
         formats.read_npz(path, MOST, "images")
     assert not (tmp_path / "harm").exists()
     np.load(path, allow_pickle=True)["images"]
-    assert (tmp_path / "harm").exists()    # the control: it does run when it is let
+    assert (tmp_path / "harm").exists()  # the control: it does run when it is let
 
 
 def test_bombs_are_refused_before_they_unpack(tmp_path):
@@ -87,9 +101,9 @@ def test_bombs_are_refused_before_they_unpack(tmp_path):
     with pytest.raises(DataError, match="is more than"):
         formats.read_npz(path, MOST, "images")
     path.write_bytes(gzip.compress(b"\0\0\x08\x01" + (100 << 20).to_bytes(4, "big") + bytes(100 << 20)))
-    with pytest.raises(DataError, match="no idx file"):    # cut off at the limit, so it is shorter than it says
+    with pytest.raises(DataError, match="no idx file"):  # cut off at the limit, so it is shorter than it says
         formats.read_gzip_idx(path, MOST)
-    assert len(formats.read_gzip_idx(path, 200 << 20)) == 100 << 20    # the control
+    assert len(formats.read_gzip_idx(path, 200 << 20)) == 100 << 20  # the control
 
 
 def test_a_member_that_lies_of_its_size_is_refused(tmp_path):
@@ -102,12 +116,15 @@ def test_a_member_that_lies_of_its_size_is_refused(tmp_path):
         formats.read_npz(tmp_path / "file", MOST, "images")
 
 
-@pytest.mark.parametrize("count, sizes, offsets, message", [
-    (1000, [(32, 32), (9000, 9000)], None, "9000×9000 pixels"),
-    (10, [(32, 32), (32, 32)], [0, 600, 0], "do not follow"),
-    (10, [(32, 32), (32, 32)], [0, 600, 10**9], "do not follow"),
-    (10, [(32, 32)] * 12, None, "places in it"),
-])
+@pytest.mark.parametrize(
+    "count, sizes, offsets, message",
+    [
+        (1000, [(32, 32), (9000, 9000)], None, "9000×9000 pixels"),
+        (10, [(32, 32), (32, 32)], [0, 600, 0], "do not follow"),
+        (10, [(32, 32), (32, 32)], [0, 600, 10**9], "do not follow"),
+        (10, [(32, 32)] * 12, None, "places in it"),
+    ],
+)
 def test_a_stream_of_jpegs_can_not_grow(count, sizes, offsets, message, tmp_path):
     files = []
     for size in sizes:
@@ -124,8 +141,23 @@ def test_a_stream_of_jpegs_can_not_grow(count, sizes, offsets, message, tmp_path
 def anything(chance: random.Random) -> np.ndarray:
     """An array of any type, order of bytes and shape, with numbers of any size and kind."""
     kind = chance.choice(["u1", "i1", "<u2", ">u2", ">i4", "<i8", ">u8", "f4", "f8", "c8", "U3", "S2", "?", "M8[s]"])
-    shape = chance.choice([(), (0,), (5,), (2800,), (1, 1), (2800, 2), (3, 4, 4, 3), (2800, 4, 4, 3), (0, 4, 4, 3),
-                           (3, 4, 4, 1), (3, 3, 4, 4), (62_000,), (1, 28, 28)])
+    shape = chance.choice(
+        [
+            (),
+            (0,),
+            (5,),
+            (2800,),
+            (1, 1),
+            (2800, 2),
+            (3, 4, 4, 3),
+            (2800, 4, 4, 3),
+            (0, 4, 4, 3),
+            (3, 4, 4, 1),
+            (3, 3, 4, 4),
+            (62_000,),
+            (1, 28, 28),
+        ]
+    )
     array = np.frombuffer(chance.randbytes(64), np.uint8)[np.arange(int(np.prod(shape))) % 64].reshape(shape)
     if kind[0] == "f" and chance.random() < 0.5:
         return np.full(shape, chance.choice((np.nan, np.inf, -1.0)), kind)
@@ -134,10 +166,14 @@ def anything(chance: random.Random) -> np.ndarray:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("tries", TRIES)
-@pytest.mark.parametrize("name, file, keys", [
-    ("rsscn7", "rsscn7/rsscn7_64.npz", ("images", "labels")),
-    ("rotmnist", "rotmnist/rotmnist.npz", ("images", "labels")),
-    ("cifar10", "cifar10_jpeg/cifar10_train_jpeg.npz", ("jpeg", "offsets", "labels"))])
+@pytest.mark.parametrize(
+    "name, file, keys",
+    [
+        ("rsscn7", "rsscn7/rsscn7_64.npz", ("images", "labels")),
+        ("rotmnist", "rotmnist/rotmnist.npz", ("images", "labels")),
+        ("cifar10", "cifar10_jpeg/cifar10_train_jpeg.npz", ("jpeg", "offsets", "labels")),
+    ],
+)
 def test_arrays_of_any_type_and_shape_are_refused_in_one_sentence(name, file, keys, tries, tmp_path):
     """Through the public loader; rsscn7 with images that fit and labels that may lie outside gets through at times."""
     chance, path, refused = random.Random(name), tmp_path / file, 0
@@ -164,7 +200,7 @@ def test_labels_out_of_range_are_refused(tmp_path):
         labels[5] = worst
         path.write_bytes(npz(images=np.zeros((2800, 4, 4, 3), np.uint8), labels=labels))
         if worst == 6:
-            assert load("rsscn7", tmp_path).train.labels.max() == 6    # the control
+            assert load("rsscn7", tmp_path).train.labels.max() == 6  # the control
         else:
             with pytest.raises(DataError, match="labels outside 0 to 6"):
                 load("rsscn7", tmp_path)
@@ -240,6 +276,7 @@ def test_parameters_of_a_notebook_of_the_wrong_type_are_answered_in_one_sentence
     done = subprocess.run([sys.executable, "-c", PARAMETERS], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
-    assert len(lines) == 20 and all(line.startswith(("ValueError: mode is one of", "ValueError: a seed is a whole",
-                                                     "KeyError: ")) for line in lines), done.stdout
+    assert len(lines) == 20 and all(
+        line.startswith(("ValueError: mode is one of", "ValueError: a seed is a whole", "KeyError: ")) for line in lines
+    ), done.stdout
     assert list(tmp_path.iterdir()) == []

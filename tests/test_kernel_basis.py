@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from e2vit.groups import cyclic, dihedral
-from e2vit.layers import kernel_basis
-from e2vit.layers.kernel_basis import (
+from e2vit.layers import filters as kernel_basis
+from e2vit.layers.filters import (
     BANDWIDTH,
     HARMONICS,
     RIDGE,
@@ -33,7 +33,7 @@ def rings(x: float, y: float, radius: float) -> list[float]:
 
 @pytest.mark.parametrize("radius", [1.0, 1.5, 2.0])
 def test_rings_are_gaussian_profiles_times_waves(radius):
-    points = grid_points(9, 0.45) + 0.01    # no point on an edge of the disc
+    points = grid_points(9, 0.45) + 0.01  # no point on an edge of the disc
     expected = torch.tensor([rings(x, y, radius) for x, y in points.tolist()], dtype=torch.float64).T
     assert (kernel_basis._rings(points, radius) - expected).abs().max() < 1e-12
 
@@ -44,7 +44,7 @@ def test_the_grid_filters_minimize_what_they_say(group, kernel):
     """The minimum as least squares over a factor of the covariance: no normal equations."""
     pixels, points = grid_points(kernel), grid_points(STEPS * (kernel + 2) + 1, 1 / STEPS)
     for g in (0, 1, group.order - 1):
-        places = [(group.matrices[g].T @ point).tolist() for point in points]    # R⁻¹u
+        places = [(group.matrices[g].T @ point).tolist() for point in points]  # R⁻¹u
         values = torch.tensor([rings(*place, (kernel - 1) / 2) for place in places], dtype=torch.float64) / STEPS**2
 
         def covariance(a, b):
@@ -66,7 +66,7 @@ def test_nearest_filters_look_up_one_pixel_each(group, kernel):
         for row in range(kernel):
             for column in range(kernel):
                 x, y = column - middle, middle - row
-                at_column, at_row = round(a * x + c * y + middle), round(middle - b * x - d * y)    # R⁻¹ is Rᵀ
+                at_column, at_row = round(a * x + c * y + middle), round(middle - b * x - d * y)  # R⁻¹ is Rᵀ
                 inside = 0 <= at_row < kernel and 0 <= at_column < kernel
                 expected = filters[:, at_row * kernel + at_column] if inside else torch.zeros(2)
                 assert torch.equal(turned[g, :, row * kernel + column], expected.double())

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from conftest import require
-from e2vit.layers.kernels import naive, torch_path
+from e2vit.kernels import reference as naive
+from e2vit.kernels import torch_path
 
 require(importlib.util.find_spec("numba") is not None, "numba")
-numba_kernel = importlib.import_module("e2vit.layers.kernels.numba_kernel")
+numba_kernel = importlib.import_module("e2vit.kernels.cpu.kernel")
 BACKENDS = {"numba": numba_kernel.attend, "torch": torch_path.attend}
-CASES = {    # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
+CASES = {  # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
     "group": (3, 2, 5, 3, False, False, False),
     "blocks": (5, 4, 6, 5, False, False, True),
     "lifting": (4, 1, 1, 5, False, False, False),
@@ -77,8 +78,9 @@ def with_gradients(function, inputs, options):
 
 def largest_error(found, expected):
     """Largest difference, relative to the largest number of each tensor where that is above 1."""
-    return max(((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item()
-               for a, b in zip(found, expected, strict=True))
+    return max(
+        ((a.double() - b).abs().max() / b.abs().max().clamp(min=1)).item() for a, b in zip(found, expected, strict=True)
+    )
 
 
 @pytest.mark.parametrize("name", ["disc", "lifting", "diagonal"])
@@ -154,7 +156,7 @@ def test_no_folder_to_keep_the_compiled_kernel_in_is_no_error(monkeypatch, tmp_p
 TRITON_CASES = """
 import torch
 from test_kernels import CASES, LIMIT, largest_error, naive, tensors, with_gradients
-from e2vit.layers.kernels import triton_kernel
+from e2vit.kernels.cuda import kernel as triton_kernel
 torch.set_num_threads(1)
 CASES |= {"lifting": (2, 1, 1, 3, False, False, False), "group": (1, 5, 2, 3, True, False, True),
           "diagonal": (2, 2, 2, 3, False, True, True)}
@@ -176,6 +178,7 @@ def test_triton_agrees_in_its_interpreter():
     require(known, "a Triton whose interpreter knows NumPy 2 (3.1 or newer)")
     here = Path(__file__).parent
     environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(here)}
-    result = subprocess.run([sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment,
-                            cwd=here)    # whose conftest.py this file imports
+    result = subprocess.run(
+        [sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment, cwd=here
+    )  # whose conftest.py this file imports
     assert result.returncode == 0, result.stderr

@@ -55,25 +55,37 @@ def element(page, name: str):
 
 def choose(page, number: int, degrees: int = 0) -> None:
     """A test digit, turned by the slider."""
-    page.execute_script("document.querySelectorAll('#live-digits input')[arguments[0]].click();"
-                        "const range = document.getElementById('live-degrees'); range.value = arguments[1];"
-                        "range.dispatchEvent(new Event('input'))", number, degrees)
+    page.execute_script(
+        "document.querySelectorAll('#live-digits input')[arguments[0]].click();"
+        "const range = document.getElementById('live-degrees'); range.value = arguments[1];"
+        "range.dispatchEvent(new Event('input'))",
+        number,
+        degrees,
+    )
     settle(page)
 
 
 def answers(page) -> dict[str, np.ndarray]:
     found = page.find_elements("css selector", ".live-panel")
-    return {name: np.array(json.loads(panel.get_attribute("data-probabilities")))
-            for name, panel in zip(PANELS, found, strict=True)}
+    return {
+        name: np.array(json.loads(panel.get_attribute("data-probabilities")))
+        for name, panel in zip(PANELS, found, strict=True)
+    }
 
 
 @pytest.fixture(scope="module")
 def models():
     trained = {name: run(EXPERIMENTS[experiment], "report", 0).model.eval() for name, experiment in live.MODELS.items()}
-    post_hoc = {views: Symmetrized(trained["vit"], cyclic(views), "mean_logits", interpolation="bilinear")
-                for views in (4, 16)}
-    return {"ViT": trained["vit"], "ViT, post-hoc": post_hoc[4], "G-CNN": trained["gcnn"], "hybrid": trained["hybrid"],
-            "16 views": post_hoc[16]}
+    post_hoc = {
+        views: Symmetrized(trained["vit"], cyclic(views), "mean_logits", interpolation="bilinear") for views in (4, 16)
+    }
+    return {
+        "ViT": trained["vit"],
+        "ViT, post-hoc": post_hoc[4],
+        "G-CNN": trained["gcnn"],
+        "hybrid": trained["hybrid"],
+        "16 views": post_hoc[16],
+    }
 
 
 @torch.no_grad()
@@ -105,7 +117,7 @@ def test_more_views_are_those_of_torch(page, models):
     settle(page)
     image = rotate(pixels(DIGITS[5]), 20)
     assert distance(found, expected(models["16 views"], image)) < 1e-3
-    assert distance(found, expected(models["ViT, post-hoc"], image)) > 1e-2    # else this test would see nothing
+    assert distance(found, expected(models["ViT, post-hoc"], image)) > 1e-2  # else this test would see nothing
 
 
 def test_a_mirror_is_the_mirror_of_the_pixels(page, models):
@@ -150,9 +162,11 @@ def blank(page) -> None:
 
 def grays(page, name: str) -> list[int]:
     """What a canvas shows, pixel by pixel, from 0 to 255."""
-    return page.execute_script("const context = document.getElementById(arguments[0]).getContext('2d');"
-                               "return [...context.getImageData(0, 0, 28, 28).data].filter((_, k) => k % 4 === 0)",
-                               f"live-{name}")
+    return page.execute_script(
+        "const context = document.getElementById(arguments[0]).getContext('2d');"
+        "return [...context.getImageData(0, 0, 28, 28).data].filter((_, k) => k % 4 === 0)",
+        f"live-{name}",
+    )
 
 
 def ink(page) -> float:
@@ -172,7 +186,7 @@ def assert_answered(page, models) -> None:
         assert abs(found - expected(models[name], seen(page))).max() < 0.03, name
 
 
-RING = [(0, -70), (50, -50), (20, 50), (-20, 50), (-50, 20), (-50, -20), (-20, -50), (20, -50), (50, -50)]    # steps
+RING = [(0, -70), (50, -50), (20, 50), (-20, 50), (-50, 20), (-50, -20), (-20, -50), (20, -50), (50, -50)]  # steps
 
 
 def test_drawing_with_the_mouse_is_answered(page, models):
@@ -187,8 +201,9 @@ def test_drawing_with_the_mouse_is_answered(page, models):
 
 def test_drawing_with_a_finger_is_answered(page, models):
     blank(page)
-    box = page.execute_script("const b = document.getElementById('live-draw').getBoundingClientRect();"
-                              "return [b.left + b.width / 2, b.top]")
+    box = page.execute_script(
+        "const b = document.getElementById('live-draw').getBoundingClientRect();return [b.left + b.width / 2, b.top]"
+    )
     page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": True})
     for kind, down in (("touchStart", 40), ("touchMove", 110), ("touchMove", 180), ("touchEnd", None)):
         points = [] if down is None else [{"x": box[0], "y": box[1] + down}]
@@ -216,13 +231,23 @@ def test_everything_is_reached_with_the_tab_key(page):
     for _ in range(12):
         reached.add(page.execute_script("const e = document.activeElement; return e.id || e.name || e.tagName"))
         ActionChains(page).send_keys(Keys.TAB).perform()
-    assert {"live-draw", "live-clear", "live-mirror", "live-digit", "live-left", "live-degrees", "live-right",
-            "live-views"} <= reached
+    assert {
+        "live-draw",
+        "live-clear",
+        "live-mirror",
+        "live-digit",
+        "live-left",
+        "live-degrees",
+        "live-right",
+        "live-views",
+    } <= reached
 
 
 def test_a_drawing_is_centered_and_a_test_digit_is_not(page):
-    shifted = page.execute_script("const image = new Float32Array(784); image[5 * 28 + 3] = 1;"
-                                  "const c = centered(image); return [c.indexOf(1), c.reduce((a, b) => a + b)]")
+    shifted = page.execute_script(
+        "const image = new Float32Array(784); image[5 * 28 + 3] = 1;"
+        "const c = centered(image); return [c.indexOf(1), c.reduce((a, b) => a + b)]"
+    )
     assert shifted == [14 * 28 + 14, 1]
 
 

@@ -21,7 +21,7 @@ def test_accuracy_and_its_wilson_interval():
 
 
 def test_calibration_error_of_a_model_that_is_right_as_often_as_it_says():
-    logits = torch.tensor([[math.log(3), 0.0]]).repeat(4, 1).double()    # says class 0 with probability 3/4
+    logits = torch.tensor([[math.log(3), 0.0]]).repeat(4, 1).double()  # says class 0 with probability 3/4
     assert metrics.calibration_error(logits, torch.tensor([0, 0, 0, 1])) == pytest.approx(0, abs=1e-7)
     assert metrics.calibration_error(logits, torch.tensor([1, 1, 1, 1])) == pytest.approx(0.75)
 
@@ -29,7 +29,7 @@ def test_calibration_error_of_a_model_that_is_right_as_often_as_it_says():
 def test_mcnemar_counts_only_disagreements():
     first = torch.tensor([True] * 20 + [True] * 9 + [False] * 1)
     second = torch.tensor([True] * 20 + [False] * 9 + [True] * 1)
-    assert metrics.mcnemar(first, second) == pytest.approx(2 * (1 + 10) / 2**10)    # two-sided binomial, 1 of 10
+    assert metrics.mcnemar(first, second) == pytest.approx(2 * (1 + 10) / 2**10)  # two-sided binomial, 1 of 10
     assert metrics.mcnemar(first, first) == 1
 
 

@@ -41,8 +41,12 @@ def faults(notebook: dict) -> list[str]:
         for output in cell["outputs"]:
             if output["output_type"] == "error":
                 found.append(f"an error stands in it: {output['ename']}")
-            if path := ABSOLUTE.search(json.dumps({k: v for k, v in output.get("data", {}).items()
-                                                   if not k.startswith("image/")} | {"text": output.get("text", "")})):
+            if path := ABSOLUTE.search(
+                json.dumps(
+                    {k: v for k, v in output.get("data", {}).items() if not k.startswith("image/")}
+                    | {"text": output.get("text", "")}
+                )
+            ):
                 found.append(f"an absolute path stands in an output: {path[0]}")
     if notebook["metadata"]["kernelspec"]["name"] != "python3":
         found.append(f"its kernel is {notebook['metadata']['kernelspec']['name']}")
@@ -55,8 +59,11 @@ def reusable(source: str) -> list[str]:
     """What a reader might reuse and should find in the library: definitions, and paths to it."""
     tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))
     named = [node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
-    paths = [ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)
-             and ast.unparse(node) in ("sys.path", "os.environ", "os.chdir")]
+    paths = [
+        ast.unparse(node)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.path", "os.environ", "os.chdir")
+    ]
     return named + paths
 
 
@@ -67,7 +74,7 @@ def test_there_are_notebooks():
 @pytest.mark.parametrize("name", NAMES)
 def test_a_pair_agrees_in_every_cell(name):
     source, pair = jupytext.read(pairs.FOLDER / f"{name}.py"), executed(name)
-    before, after = pairs.COLAB.split("{address}")    # a fork has its own address
+    before, after = pairs.COLAB.split("{address}")  # a fork has its own address
     first = "".join(pair["cells"][0]["source"])
     assert first.startswith(before) and first.endswith(after)
     assert re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", first[len(before) : -len(after)])
@@ -85,8 +92,11 @@ def test_a_notebook_is_prose_and_calls(name):
     notebook = jupytext.read(pairs.FOLDER / f"{name}.py")
     code = "\n".join(cell["source"] for cell in notebook.cells if cell["cell_type"] == "code")
     assert reusable(code) == []
-    assert "mode = default_mode()" in [cell["source"].strip().split("    #")[0] for cell in notebook.cells
-                                       if "parameters" in cell["metadata"].get("tags", [])]
+    assert "mode = default_mode()" in [
+        cell["source"].strip().split("    #")[0]
+        for cell in notebook.cells
+        if "parameters" in cell["metadata"].get("tags", [])
+    ]
 
 
 def test_nothing_is_stale():
@@ -95,15 +105,19 @@ def test_nothing_is_stale():
 
 def test_faults_are_seen():
     """The control: each fault planted in a good notebook."""
-    good = {"cells": [{"cell_type": "code", "source": "1", "execution_count": 1, "metadata": {}, "outputs": []}],
-            "metadata": {"kernelspec": {"name": "python3"}}}
+    good = {
+        "cells": [{"cell_type": "code", "source": "1", "execution_count": 1, "metadata": {}, "outputs": []}],
+        "metadata": {"kernelspec": {"name": "python3"}},
+    }
     assert faults(good) == []
-    for change in (lambda n: n["cells"][0].update(execution_count=2),
-                   lambda n: n["cells"][0].update(execution_count=None),
-                   lambda n: n["cells"][0]["outputs"].append({"output_type": "error", "ename": "ValueError"}),
-                   lambda n: n["cells"][0]["outputs"].append({"output_type": "stream", "text": ["in /home/me/x"]}),
-                   lambda n: n["metadata"]["kernelspec"].update(name="other"),
-                   lambda n: n["metadata"].update(papermill={})):
+    for change in (
+        lambda n: n["cells"][0].update(execution_count=2),
+        lambda n: n["cells"][0].update(execution_count=None),
+        lambda n: n["cells"][0]["outputs"].append({"output_type": "error", "ename": "ValueError"}),
+        lambda n: n["cells"][0]["outputs"].append({"output_type": "stream", "text": ["in /home/me/x"]}),
+        lambda n: n["metadata"]["kernelspec"].update(name="other"),
+        lambda n: n["metadata"].update(papermill={}),
+    ):
         bad = copy.deepcopy(good)
         change(bad)
         assert len(faults(bad)) == 1
@@ -112,20 +126,33 @@ def test_faults_are_seen():
 
 def test_random_names_are_numbered_and_sources_left_alone():
     first, second = "0123456789abcdef" * 2, "fedcba9876543210" * 2
+
     def notebook(names):
         html = f'<div id="{names[0]}"></div><script>{names[1]} {names[0]}</script><td id="T_{names[0][:5]}_row0">'
         data = {"text/html": html, "text/plain": f"<object at 0x7f{names[0][:10]}>"}
-        return {"cells": [{"cell_type": "code", "source": first, "execution_count": 1, "outputs": [
-            {"output_type": "display_data", "data": data, "metadata": {}},
-            {"output_type": "stream", "name": "stderr", "text": names[0]}],
-            "metadata": {"execution": {"x": names[0]}, "tags": []}}], "metadata": {"papermill": {"a": names[1]}}}
+        return {
+            "cells": [
+                {
+                    "cell_type": "code",
+                    "source": first,
+                    "execution_count": 1,
+                    "outputs": [
+                        {"output_type": "display_data", "data": data, "metadata": {}},
+                        {"output_type": "stream", "name": "stderr", "text": names[0]},
+                    ],
+                    "metadata": {"execution": {"x": names[0]}, "tags": []},
+                }
+            ],
+            "metadata": {"papermill": {"a": names[1]}},
+        }
+
     one, two = stable(notebook((first, second))), stable(notebook((second, first)))
     assert one == two
     assert one["cells"][0]["source"] == first and first not in json.dumps(one["cells"][0]["outputs"])
     assert len(one["cells"][0]["outputs"]) == 1
 
 
-SMALL = '''\
+SMALL = """\
 # ---
 # jupyter:
 #   jupytext:
@@ -148,7 +175,7 @@ plt.plot([1, 2]);
 a, b = IntSlider(), IntSlider()
 jslink((a, "value"), (b, "value"))
 HBox([a, b])
-'''
+"""
 
 
 def small_checkout(tmp_path: Path) -> Path:
@@ -191,13 +218,16 @@ def test_execution_is_repeatable_and_notices_changes(checkout):
     assert path.read_bytes() == first, "a failed execution replaced a good notebook"
 
 
-@pytest.mark.parametrize(("remote", "expected"), [
-    ("https://github.com/someone/thing.git", "https://github.com/someone/thing"),
-    ("git@github.com:someone/thing.git", "https://github.com/someone/thing"),
-    ("https://name:secret@github.com/someone/thing", "https://github.com/someone/thing"),
-    ("/a/folder/thing", None),
-    ("https://elsewhere.example/someone/thing", None),
-])
+@pytest.mark.parametrize(
+    ("remote", "expected"),
+    [
+        ("https://github.com/someone/thing.git", "https://github.com/someone/thing"),
+        ("git@github.com:someone/thing.git", "https://github.com/someone/thing"),
+        ("https://name:secret@github.com/someone/thing", "https://github.com/someone/thing"),
+        ("/a/folder/thing", None),
+        ("https://elsewhere.example/someone/thing", None),
+    ],
+)
 def test_the_address_comes_from_the_remote(checkout, remote, expected):
     subprocess.run(["git", "init", "-q", str(checkout)], check=True)
     subprocess.run(["git", "-C", str(checkout), "remote", "add", "origin", remote], check=True)

@@ -14,14 +14,16 @@ from support import randomized
 from test_kernels import largest_error, with_gradients
 
 from e2vit.actions import equivariance_error
-from e2vit.catalog import EXPERIMENTS, build
 from e2vit.data import embedded
-from e2vit.entry import MODELS
+from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.experiments.experiment import MODELS
 from e2vit.groups import cyclic, dihedral
+from e2vit.kernels import reference as naive
+from e2vit.kernels import torch_path
+from e2vit.kernels.cpu import kernel as numba_kernel
 from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
-from e2vit.layers.kernels import naive, numba_kernel, torch_path
 from e2vit.models import SymmetrizedConfig
-from e2vit.training import Diverged, TrainConfig, train
+from e2vit.training.loop import Diverged, TrainConfig, train
 
 BACKENDS = {"naive": naive.attend, "numba": numba_kernel.attend, "torch": torch_path.attend}
 BOUNDS = {torch.float64: 1e-10, torch.float32: 2e-4, torch.bfloat16: 5e-2}
@@ -31,30 +33,37 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 def tries(count: int):
     """Random cases, the same ones in every run, and without a limit on the time of a single one."""
-    return settings(max_examples=count, deadline=None, derandomize=True, database=None,
-                    suppress_health_check=list(HealthCheck))
+    return settings(
+        max_examples=count, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+    )
 
 
 @st.composite
 def kernel_cases(draw):
     """Inputs and options of the kernels, of sizes that have nothing to do with one another."""
-    size = lambda low, high: draw(st.integers(low, high))    # noqa: E731
+    size = lambda low, high: draw(st.integers(low, high))  # noqa: E731
     batch, heads, d, e, outputs, queries, poses, height, width = (size(1, high) for high in (2, 2, 5, 5, 4, 4, 5, 4, 9))
     side, entries, generator = draw(st.sampled_from([1, 3, 5])), size(1, 6), torch.Generator().manual_seed(draw(SEEDS))
     diagonal, own = draw(st.booleans()), heads if draw(st.booleans()) else 1
     queries = outputs if diagonal else queries
-    random = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)    # noqa: E731
+    random = lambda *shape: torch.randn(*shape, generator=generator, dtype=torch.float64)  # noqa: E731
     padded = (height + side - 1, width + side - 1)
     q, k = random(batch, heads, d, queries, height, width), random(batch, heads, d, poses, *padded)
-    value, position, element = random(batch, heads, e, poses, *padded), random(own, outputs, side**2, d), random(
-        own, entries, d)
+    value, position, element = (
+        random(batch, heads, e, poses, *padded),
+        random(own, outputs, side**2, d),
+        random(own, entries, d),
+    )
     table = torch.randint(0, entries, (outputs, queries, poses), generator=generator)
     mask = None
     if draw(st.booleans()):
         mask = torch.rand(side**2, generator=generator) < 0.6
-        mask[side**2 // 2] = True    # the middle: at the border, the others may all lie outside
+        mask[side**2 // 2] = True  # the middle: at the border, the others may all lie outside
     return [q * draw(st.sampled_from([0.1, 1.0, 3.0])), k, value, position, element], {
-        "table": table, "mask": mask, "diagonal": diagonal}
+        "table": table,
+        "mask": mask,
+        "diagonal": diagonal,
+    }
 
 
 @pytest.mark.parametrize("dtype", BOUNDS, ids=str)
@@ -64,7 +73,7 @@ def test_every_backend_is_the_naive_one_in_double_precision(backend, dtype):
     @given(kernel_cases())
     def check(case):
         inputs, options = case
-        inputs = [x.to(dtype) for x in inputs]    # what is rounded before is no error of the layer
+        inputs = [x.to(dtype) for x in inputs]  # what is rounded before is no error of the layer
         expected = with_gradients(naive.attend, [x.double() for x in inputs], options)
         found = with_gradients(BACKENDS[backend], inputs, options)
         assert all(x.dtype == dtype and x.isfinite().all() for x in found)
@@ -78,9 +87,15 @@ def test_every_backend_is_the_naive_one_in_double_precision(backend, dtype):
 
 
 def attention(group, draw, **options):
-    return {"group": group, "channels": draw(st.integers(1, 3)), "heads": draw(st.integers(1, 2)),
-            "head_dim": draw(st.integers(2, 4)), "query_pose": draw(st.sampled_from(["sum", "diagonal"])),
-            "lifting": draw(st.booleans()), **options}
+    return {
+        "group": group,
+        "channels": draw(st.integers(1, 3)),
+        "heads": draw(st.integers(1, 2)),
+        "head_dim": draw(st.integers(2, 4)),
+        "query_pose": draw(st.sampled_from(["sum", "diagonal"])),
+        "lifting": draw(st.booleans()),
+        **options,
+    }
 
 
 def global_attention(group, draw):
@@ -90,8 +105,13 @@ def global_attention(group, draw):
 
 def local_attention(backend):
     def make(group, draw):
-        options = attention(group, draw, window=draw(st.sampled_from([1, 3])), backend=backend,
-                            window_shape=draw(st.sampled_from(["square", "disc"])))
+        options = attention(
+            group,
+            draw,
+            window=draw(st.sampled_from([1, 3])),
+            backend=backend,
+            window_shape=draw(st.sampled_from(["square", "disc"])),
+        )
         return LocalGroupSelfAttention(**options), options
 
     return make
@@ -100,15 +120,23 @@ def local_attention(backend):
 def convolution(layer):
     def make(group, draw):
         kernel = draw(st.sampled_from([1, 3]))
-        options = {"channels": draw(st.integers(1, 3)), "out_channels": draw(st.integers(1, 3)), "kernel": kernel,
-                   "padding": kernel // 2}
+        options = {
+            "channels": draw(st.integers(1, 3)),
+            "out_channels": draw(st.integers(1, 3)),
+            "kernel": kernel,
+            "padding": kernel // 2,
+        }
         return layer(group, **options), options | {"lifting": layer is LiftingConv}
 
     return make
 
 
-LAYERS = {"global": global_attention, **{f"local, {name}": local_attention(name) for name in BACKENDS},
-          "lifting": convolution(LiftingConv), "convolution": convolution(GroupConv)}
+LAYERS = {
+    "global": global_attention,
+    **{f"local, {name}": local_attention(name) for name in BACKENDS},
+    "lifting": convolution(LiftingConv),
+    "convolution": convolution(GroupConv),
+}
 
 
 @st.composite
@@ -124,6 +152,7 @@ def layer_cases(draw, make):
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_commutes_with_its_group_in_every_precision(name):
     """And single and half precision come to what double precision comes to."""
+
     @tries(35)
     @given(layer_cases(LAYERS[name]))
     def check(case):
@@ -131,7 +160,7 @@ def test_every_layer_commutes_with_its_group_in_every_precision(name):
         assert equivariance_error(layer, x, group) < 1e-10
         x = x.bfloat16().double()
         for parameter in layer.parameters():
-            parameter.data = parameter.data.bfloat16().double()    # the same numbers in all precisions
+            parameter.data = parameter.data.bfloat16().double()  # the same numbers in all precisions
         exact = layer(x)
         assert torch.equal(exact, layer(x))
         for dtype in (torch.float32, torch.bfloat16):
@@ -186,8 +215,11 @@ def test_a_thread_that_rounds_subnormal_numbers_to_zero_is_seen():
         torch.set_flush_denormal(False)
 
 
-FAMILIES = {type(entry.model).__name__: name for name, entry in reversed(EXPERIMENTS.items())
-            if not isinstance(entry.model, SymmetrizedConfig)}
+FAMILIES = {
+    type(entry.model).__name__: name
+    for name, entry in reversed(EXPERIMENTS.items())
+    if not isinstance(entry.model, SymmetrizedConfig)
+}
 
 
 def test_no_family_is_forgotten():
@@ -201,8 +233,17 @@ def test_ten_times_the_learning_rate_ends_in_numbers_or_names_the_step(family):
     size = getattr(entry.model, "image_size", 28)
     split = embedded("rotmnist").train[:64]
     assert split.images.shape[-1] == size
-    config = replace(TrainConfig(), epochs=4, updates_per_epoch=50, batch_size=8, warmup_epochs=0, schedule="constant",
-                     learning_rate=10 * entry.training.learning_rate, average=None, keep="last")
+    config = replace(
+        TrainConfig(),
+        epochs=4,
+        updates_per_epoch=50,
+        batch_size=8,
+        warmup_epochs=0,
+        schedule="constant",
+        learning_rate=10 * entry.training.learning_rate,
+        average=None,
+        keep="last",
+    )
     try:
         trained = train(model, split, split[:8], config)
     except Diverged as reason:

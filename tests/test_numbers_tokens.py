@@ -64,19 +64,47 @@ def turned_poses(group, r, x, side):
 
 # layer → how it is made, the shape of its input without the batch, how the group acts on input and on output
 LAYERS = {
-    "group linear": (lambda g, draw, width, heads, side: GroupLinear(g, width, width), "pose", turned_tokens,
-                     turned_tokens),
-    "pose attention": (lambda g, draw, width, heads, side: PoseAttention(g, side, width, heads, draw(MODES),
-                                                                         draw(POSITIONS)), "pose", turned_tokens,
-                       turned_tokens),
-    "pose block": (lambda g, draw, width, heads, side: PoseBlock(g, side, width, heads, attention=draw(MODES),
-                                                                 position=draw(POSITIONS)), "pose", turned_tokens,
-                   turned_tokens),
-    "readout": (lambda g, draw, width, heads, side: PoseReadout(g, draw(st.sampled_from(
-        ["mean", "mean_max"] + ["bispectrum"] * (g == cyclic(g.order))))), "poses", turned_poses, unchanged),
-    "group block": (lambda g, draw, width, heads, side: GroupBlock(LocalGroupSelfAttention(
-        g, width, heads, 2, window=3, out_channels=width + 2, backend="torch"), width, width + 2,
-        draw(st.integers(0, 1)), 0.0, 1e-3), "map", turned_maps, turned_maps),
+    "group linear": (
+        lambda g, draw, width, heads, side: GroupLinear(g, width, width),
+        "pose",
+        turned_tokens,
+        turned_tokens,
+    ),
+    "pose attention": (
+        lambda g, draw, width, heads, side: PoseAttention(g, side, width, heads, draw(MODES), draw(POSITIONS)),
+        "pose",
+        turned_tokens,
+        turned_tokens,
+    ),
+    "pose block": (
+        lambda g, draw, width, heads, side: PoseBlock(
+            g, side, width, heads, attention=draw(MODES), position=draw(POSITIONS)
+        ),
+        "pose",
+        turned_tokens,
+        turned_tokens,
+    ),
+    "readout": (
+        lambda g, draw, width, heads, side: PoseReadout(
+            g, draw(st.sampled_from(["mean", "mean_max"] + ["bispectrum"] * (g == cyclic(g.order))))
+        ),
+        "poses",
+        turned_poses,
+        unchanged,
+    ),
+    "group block": (
+        lambda g, draw, width, heads, side: GroupBlock(
+            LocalGroupSelfAttention(g, width, heads, 2, window=3, out_channels=width + 2, backend="torch"),
+            width,
+            width + 2,
+            draw(st.integers(0, 1)),
+            0.0,
+            1e-3,
+        ),
+        "map",
+        turned_maps,
+        turned_maps,
+    ),
     "attention": (lambda g, draw, width, heads, side: Attention(width, heads), "token", shuffled, shuffled),
     "block": (lambda g, draw, width, heads, side: Block(width, heads), "token", shuffled, shuffled),
     "sequence": (lambda g, draw, width, heads, side: AskingItself(width, heads), "token", shuffled, shuffled),
@@ -90,8 +118,12 @@ def cases(draw, name):
     group, heads, side = draw(EXACT), draw(st.integers(1, 2)), draw(st.integers(3, 4))
     width = heads * draw(st.sampled_from([2, 4]))
     layer = randomized(make(group, draw, width, heads, side), draw(st.integers(0, 999)))
-    shape = {"pose": (group.order, side**2, width), "poses": (group.order, width), "token": (side, width),
-             "map": (width, group.order, side + 2, side + 2)}[shape]
+    shape = {
+        "pose": (group.order, side**2, width),
+        "poses": (group.order, width),
+        "token": (side, width),
+        "map": (width, group.order, side + 2, side + 2),
+    }[shape]
     x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(draw(SEEDS)), dtype=torch.float64)
     return group, layer, x, side, *actions
 
@@ -99,6 +131,7 @@ def cases(draw, name):
 @pytest.mark.parametrize("name", LAYERS)
 def test_every_layer_on_tokens_commutes_with_its_group_in_every_precision(name):
     """And single and half precision come to what double precision comes to."""
+
     @tries(8 if name in SLOW else 30)
     @given(cases(name))
     def check(case):
@@ -107,11 +140,11 @@ def test_every_layer_on_tokens_commutes_with_its_group_in_every_precision(name):
             assert largest_error([layer(before(group, r, x, side))], [after(group, r, layer(x), side)]) < 1e-10
         x = x.bfloat16().double()
         for parameter in layer.parameters():
-            parameter.data = parameter.data.bfloat16().double()    # the same numbers in all precisions
+            parameter.data = parameter.data.bfloat16().double()  # the same numbers in all precisions
         exact = layer(x)
         assert torch.equal(exact, layer(x))
         for dtype in (torch.float32, torch.bfloat16):
-            assert largest_error([layer.to(dtype)(x.to(dtype))], [exact]) < 2 * BOUNDS[dtype]    # sums are longer here
+            assert largest_error([layer.to(dtype)(x.to(dtype))], [exact]) < 2 * BOUNDS[dtype]  # sums are longer here
 
     check()
 
@@ -128,7 +161,7 @@ def test_the_gradients_of_every_layer_on_tokens_are_those_of_finite_differences(
             return torch.func.functional_call(layer, dict(zip(named, values, strict=True)), (x,))
 
         values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-        for training in (False, True):    # attention is written out while it trains
+        for training in (False, True):  # attention is written out while it trains
             layer.train(training)
             assert torch.autograd.gradcheck(function, (x[:1].requires_grad_(), *values), fast_mode=True)
 

@@ -17,7 +17,7 @@ from e2vit.models import (
     ViT,
     ViTConfig,
 )
-from e2vit.optimizer import make_optimizer, muon
+from e2vit.training.optimizer import make_optimizer, muon
 
 CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
 
@@ -57,16 +57,27 @@ def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, dec
 
 
 @pytest.mark.usefixtures("has_muon")
-@pytest.mark.parametrize("build", [
-    lambda: ViT(CONFIG), lambda: HybridViT(HybridViTConfig(stem=(4, 6, 8), width=8)), lambda: GCNN(GCNNConfig.p4cnn()),
-    lambda: GroupAttentionNet(GroupAttentionNetConfig.sound(channels=8, heads=2, window=3))])
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: ViT(CONFIG),
+        lambda: HybridViT(HybridViTConfig(stem=(4, 6, 8), width=8)),
+        lambda: GCNN(GCNNConfig.p4cnn()),
+        lambda: GroupAttentionNet(GroupAttentionNetConfig.sound(channels=8, heads=2, window=3)),
+    ],
+)
 def test_muon_takes_the_layers_in_the_middle_and_every_parameter_has_one_optimizer(build):
     model = build()
     optimizer = make_optimizer("muon", model, 1e-3, 0.1)
     of_muon = [p.data_ptr() for group in optimizer.parts[1].param_groups for p in group["params"]]
-    expected = [p.data_ptr() for key, p in model.named_parameters() if key.startswith(("blocks", "stem", "layers"))
-                and p.ndim > 1 and key not in ("stem.0.weight", "layers.0.weight")
-                and not {"bias", "position", "element"} & set(key.split("."))]
+    expected = [
+        p.data_ptr()
+        for key, p in model.named_parameters()
+        if key.startswith(("blocks", "stem", "layers"))
+        and p.ndim > 1
+        and key not in ("stem.0.weight", "layers.0.weight")
+        and not {"bias", "position", "element"} & set(key.split("."))
+    ]
     assert sorted(of_muon) == sorted(expected)
     everything = [p.data_ptr() for group in optimizer.param_groups for p in group["params"]]
     assert sorted(everything) == sorted(p.data_ptr() for p in model.parameters())

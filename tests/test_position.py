@@ -36,7 +36,7 @@ def test_a_turned_pose_sees_a_turned_offset_as_before(group):
     """(rv)⁻¹(ro) = v⁻¹o for every r that permutes the offsets."""
     offsets, own = window_offsets(5), seen(group, 5)
     for r in exact_elements(group):
-        moved = torch.cdist(offsets @ group.matrices[r].T, offsets).argmin(1)    # where r takes each offset
+        moved = torch.cdist(offsets @ group.matrices[r].T, offsets).argmin(1)  # where r takes each offset
         assert (own[group.product[r]][:, moved] - own).abs().max() < 1e-15
 
 
@@ -44,7 +44,7 @@ def test_seen_the_other_way_it_is_not_as_before():
     group, offsets = cyclic(4), window_offsets(5)
     own, moved = seen(group, 5, forward=True), torch.cdist(offsets @ group.matrices[1].T, offsets).argmin(1)
     assert (own[group.product[1]][:, moved] - own).abs().max() > 0.1
-    assert torch.equal(own, seen(group, 5)[group.inverse])    # it is the same but for the names of the poses
+    assert torch.equal(own, seen(group, 5)[group.inverse])  # it is the same but for the names of the poses
 
 
 def test_half_an_eighth_turn_is_no_longer_on_the_grid():
@@ -67,7 +67,7 @@ def test_the_released_form_leaves_the_channels_of_the_elements_empty():
 def test_the_released_form_starts_as_the_sign_of_an_offset():
     """Its input is one number times weights: normalized, only the sign is left."""
     features = PositionAsReleased(10, 3).double()(seen(cyclic(1), 9))[0].unflatten(0, (9, 9))
-    assert (features[5:, :] - features[8:, :]).abs().max() < 1e-6    # rows 1 to 4 below look the same
+    assert (features[5:, :] - features[8:, :]).abs().max() < 1e-6  # rows 1 to 4 below look the same
     assert (features[4, 4] - features[8, 8]).abs().max() > 0.1
 
 
@@ -91,7 +91,8 @@ def test_a_disc_keeps_what_lies_within_half_its_side():
 def test_sines_have_the_published_wavelengths():
     table = SinusoidalPosition(8, 6, 5).table
     assert table[0, 3, 4].item() == pytest.approx(math.sin(3)) and table[3, 3, 4].item() == pytest.approx(
-        math.cos(3 / 100), abs=1e-6)
+        math.cos(3 / 100), abs=1e-6
+    )
     assert table[4, 3, 2].item() == pytest.approx(math.sin(2))
 
 

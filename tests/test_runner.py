@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from e2vit import records, run_state, runner
 from e2vit.__main__ import main
-from e2vit.catalog import EXPERIMENTS
 from e2vit.data import DataError
-from e2vit.experiments import find, read_record, run, seeds_present
-from e2vit.fine_tuning import FineTuneConfig
+from e2vit.experiments import find, read_record, records, run, runner, seeds_present
+from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.groups import cyclic
 from e2vit.models import SymmetrizedConfig
-from e2vit.training import OutOfTime
+from e2vit.training import state as run_state
+from e2vit.training.fine_tuning import FineTuneConfig
+from e2vit.training.loop import OutOfTime
 
 NAME = "digits/vit"
 
@@ -42,7 +42,13 @@ def work(*names, results, **options):
 def test_the_first_seeds_of_all_come_before_the_second_of_any():
     entries = [replace(find(NAME), name=name, seeds=seeds) for name, seeds in (("a", 1), ("b", 3), ("c", 2))]
     assert [(t.experiment.name, t.seed) for t in runner.tasks(entries)] == [
-        ("a", 0), ("b", 0), ("c", 0), ("b", 1), ("c", 1), ("b", 2)]
+        ("a", 0),
+        ("b", 0),
+        ("c", 0),
+        ("b", 1),
+        ("c", 1),
+        ("b", 2),
+    ]
     assert [t.seed for t in runner.tasks(entries, seed=7)] == [7, 7, 7]
     assert len(runner.tasks(entries, seeds=2)) == 6
 
@@ -73,7 +79,7 @@ def test_what_has_no_epochs_is_cut_short_and_done_by_the_next_call(whole, tmp_pa
         for _ in range(600):
             time.sleep(0.05)
 
-    with monkeypatch.context() as patch:    # all epochs are trained first, so that no slow machine is cut short in them
+    with monkeypatch.context() as patch:  # all epochs are trained first, so that no slow machine is cut short in them
         patch.setattr(records, "measure", stopped)
         assert work(NAME, results=tmp_path) == 0
     monkeypatch.setattr(run_state.RunState, "end_epoch", lambda *a: pytest.fail("trained again"))
@@ -135,8 +141,14 @@ def test_a_failure_is_told_and_the_others_are_run(tmp_path, monkeypatch, capsys)
 
 def test_what_is_built_on_a_base_waits_for_it(tmp_path, monkeypatch, capsys):
     base = find(NAME)
-    tuned = replace(base, name="made/tuned", base=NAME, model=SymmetrizedConfig(base.model, cyclic(4)), seeds=2,
-                    training=FineTuneConfig("none"))
+    tuned = replace(
+        base,
+        name="made/tuned",
+        base=NAME,
+        model=SymmetrizedConfig(base.model, cyclic(4)),
+        seeds=2,
+        training=FineTuneConfig("none"),
+    )
     monkeypatch.setitem(EXPERIMENTS, tuned.name, tuned)
     assert work(tuned.name, results=tmp_path, missing=True) == 0
     assert "2 runs wait for the run they start from" in capsys.readouterr().err
@@ -159,12 +171,25 @@ def test_two_processes_share_the_runs_and_need_no_papermill(tmp_path, whole):
         (tmp_path / "path" / f"{package}.py").write_text("raise RuntimeError('it is not to be imported')")
     results = tmp_path / "results"
     environment = os.environ | {"PYTHONPATH": str(tmp_path / "path"), "ACCELERATE_USE_CPU": "1"}
-    command = [sys.executable, "-m", "e2vit", "run", NAME, "--seeds", "3", "--jobs", "2", "--results", str(results),
-               "--budget-minutes", "5"]
+    command = [
+        sys.executable,
+        "-m",
+        "e2vit",
+        "run",
+        NAME,
+        "--seeds",
+        "3",
+        "--jobs",
+        "2",
+        "--results",
+        str(results),
+        "--budget-minutes",
+        "5",
+    ]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = sorted(line.split(":")[0] for line in done.stdout.splitlines())
-    assert lines == [f"{NAME}, seed {seed}" for seed in range(3)]    # each by one of the two
+    assert lines == [f"{NAME}, seed {seed}" for seed in range(3)]  # each by one of the two
     assert outcome(results) == whole
 
 

@@ -16,7 +16,7 @@ import pytest
 from conftest import ROOT
 
 NOTEBOOK = "02_positional_encodings"
-MEMORY = 2 << 30    # bytes that a notebook may take in quick mode; a machine of 4 GB has about 3 to give
+MEMORY = 2 << 30  # bytes that a notebook may take in quick mode; a machine of 4 GB has about 3 to give
 
 # What a stranger does: looks at the state of things, reads a record, runs a notebook.
 PROGRAM = f"""
@@ -58,7 +58,7 @@ print("RESULT", json.dumps({{
 def obedient() -> None:
     """In the new process: one core, and rights count also for the administrator."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    for capability in (1, 2):    # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; PR_CAPBSET_DROP is 24
+    for capability in (1, 2):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH; PR_CAPBSET_DROP is 24
         ctypes.CDLL(None).prctl(24, capability, 0, 0, 0)
 
 
@@ -80,16 +80,30 @@ def checkout(tmp_path_factory):
 
 def visit(place: Path, tmp_path: Path) -> dict:
     kept = {name: value for name, value in os.environ.items() if name in ("PATH", "LANG", "LC_ALL", "TMPDIR")}
-    kept |= {"HOME": "/dev/null/home", "PYTHONPATH": str(place / "src"), "E2VIT_MODE": "quick", "MPLBACKEND": "agg",
-             "OMP_NUM_THREADS": "1", "SAID": str(tmp_path / "said"), "PYTHONWARNINGS": "ignore"}
+    kept |= {
+        "HOME": "/dev/null/home",
+        "PYTHONPATH": str(place / "src"),
+        "E2VIT_MODE": "quick",
+        "MPLBACKEND": "agg",
+        "OMP_NUM_THREADS": "1",
+        "SAID": str(tmp_path / "said"),
+        "PYTHONWARNINGS": "ignore",
+    }
     before = sorted(place.rglob("*"))
-    done = subprocess.run([sys.executable, "-c", PROGRAM], cwd=place, env=kept, text=True, capture_output=True,
-                          timeout=500, preexec_fn=obedient)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM],
+        cwd=place,
+        env=kept,
+        text=True,
+        capture_output=True,
+        timeout=500,
+        preexec_fn=obedient,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(place.rglob("*")) == before, "something was left in a checkout that can't be written"
     line = next(line for line in done.stdout.splitlines() if line.startswith("RESULT "))
     result = json.loads(line.removeprefix("RESULT "))
-    assert result["refused"] == [True] * 3    # the control: neither network nor checkout nor home was there
+    assert result["refused"] == [True] * 3  # the control: neither network nor checkout nor home was there
     assert result["cores"] == 1 and str(place) in result["place"]
     return result
 
@@ -99,8 +113,10 @@ def test_a_stranger_reads_records_and_runs_a_notebook(checkout, tmp_path):
     """With all that is missing at once; the memory is measured, too."""
     result = visit(checkout, tmp_path)
     assert result["origin"] == "rebuilt from embedded digits" and result["quick"] == 200
-    assert result["accuracy"] == json.loads(
-        (ROOT / "data/results/rotmnist/hybrid-c4-tenth/seed0.json").read_text())["test"]["accuracy"]
+    assert (
+        result["accuracy"]
+        == json.loads((ROOT / "data/results/rotmnist/hybrid-c4-tenth/seed0.json").read_text())["test"]["accuracy"]
+    )
     assert "wanted runs are there" in (tmp_path / "said").read_text()
     assert result["bytes"] < MEMORY
 
@@ -114,5 +130,5 @@ def test_the_users_cache_is_elsewhere_where_there_is_no_home(tmp_path, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("pwd.getpwuid", lambda uid: (_ for _ in ()).throw(KeyError(uid)))
     with pytest.raises(RuntimeError):
-        Path.home()    # the control
+        Path.home()  # the control
     assert data.data_root().name == "e2vit" and data.data_root().parent.is_dir()

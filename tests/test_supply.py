@@ -26,16 +26,28 @@ BY_NAME = {
     "jupyter-book": ("Makefile", "jupyter-book build"),
 }
 # What is imported and comes with another package, which says so itself.
-BROUGHT = {"ipython": "ipywidgets", "pillow": "torchvision", "llvmlite": "numba", "sphinx": "jupyter-book",
-           "nbformat": "jupytext", "pyyaml": "jupytext", "triton": "torch", "docutils": "sphinx"}
-DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "IPython": "ipython"}    # other names
+BROUGHT = {
+    "ipython": "ipywidgets",
+    "pillow": "torchvision",
+    "llvmlite": "numba",
+    "sphinx": "jupyter-book",
+    "nbformat": "jupytext",
+    "pyyaml": "jupytext",
+    "triton": "torch",
+    "docutils": "sphinx",
+}
+DISTRIBUTIONS = {"PIL": "pillow", "sklearn": "scikit-learn", "yaml": "pyyaml", "IPython": "ipython"}  # other names
 
 
 def listed(text: str = PYPROJECT) -> dict[str, str]:
     """Package → range, of the project's own lists."""
     lists = text[text.index("dependencies = [") : text.index("[tool.")]
-    return {found[1].lower(): found[3] for line in lists.splitlines() for found in NAME.finditer(line.partition("#")[0])
-            if found[1] != "e2vit"}
+    return {
+        found[1].lower(): found[3]
+        for line in lists.splitlines()
+        for found in NAME.finditer(line.partition("#")[0])
+        if found[1] != "e2vit"
+    }
 
 
 def imported(files: Iterable[Path]) -> set[str]:
@@ -51,8 +63,11 @@ def imported(files: Iterable[Path]) -> set[str]:
             elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("importorskip", "import_module")):
                 found |= set(re.findall(r"'([\w.]+)'", ast.unparse(node)))
     found = {name.split(".")[0] for name in found}
-    own = {path.stem for folder in ("tests", "book/tools", "book/_ext", "benchmarks") for path in
-           (ROOT / folder).glob("*.py")} | {"e2vit", "provenance"}
+    own = {
+        path.stem
+        for folder in ("tests", "book/tools", "book/_ext", "benchmarks")
+        for path in (ROOT / folder).glob("*.py")
+    } | {"e2vit", "provenance"}
     return {DISTRIBUTIONS.get(name, name).lower() for name in found - own - set(sys.stdlib_module_names)}
 
 
@@ -100,9 +115,9 @@ def test_each_range_is_justified_in_a_line_and_met(package):
     lines = [line for line in PYPROJECT.splitlines() if f'"{package}' in line and ("[" in line or line[:4] == "    ")]
     assert any("#" in line for line in lines), f"{package} has no reason beside it"
     if package == "escnn":
-        return    # only to compare against, on a machine of its own
+        return  # only to compare against, on a machine of its own
     lowest = re.search(r">=([\d.]+)", listed()[package])[1]
-    number = lambda text: [int(part) for part in re.findall(r"\d+", text)[:3]]    # noqa: E731
+    number = lambda text: [int(part) for part in re.findall(r"\d+", text)[:3]]  # noqa: E731
     assert number(metadata.version(package)) >= number(lowest)
 
 
@@ -155,9 +170,18 @@ def test_a_script_has_an_exact_version_and_a_checksum(package, tmp_path):
 def test_no_page_asks_for_a_script_that_is_not_in_the_list():
     """Addresses of scripts stand nowhere but where the version is read from vendor.json, and in what Sphinx brings."""
     assert json.loads((ROOT / "book/tools/vendor.json").read_text(encoding="utf-8")) == vendor.PACKAGES
-    texts = [path for pattern in ("book/**/*.py", "book/**/*.md", "book/_static/**/*.js", "book/_static/**/*.html")
-             for path in ROOT.glob(pattern) if "vendor" not in path.parts]
-    fetched = [(path.name, found) for path in [*texts, ROOT / "_config.yml"] for found in
-               re.findall(r"(?:jsdelivr\.net|unpkg\.com|cdnjs\.\w+\.com)/[^\s\"']*", path.read_text(encoding="utf-8"))]
+    texts = [
+        path
+        for pattern in ("book/**/*.py", "book/**/*.md", "book/_static/**/*.js", "book/_static/**/*.html")
+        for path in ROOT.glob(pattern)
+        if "vendor" not in path.parts
+    ]
+    fetched = [
+        (path.name, found)
+        for path in [*texts, ROOT / "_config.yml"]
+        for found in re.findall(
+            r"(?:jsdelivr\.net|unpkg\.com|cdnjs\.\w+\.com)/[^\s\"']*", path.read_text(encoding="utf-8")
+        )
+    ]
     assert len(texts) > 10
     assert all("{" in address for _, address in fetched), fetched

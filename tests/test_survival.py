@@ -69,8 +69,11 @@ def test_a_fault_at_any_step_costs_nothing_but_time(fault, status, tries, tmp_pa
     The control: among the steps are some where the record is there and states lie beside it.
     """
     assert steps > 40
-    chosen = range(1, steps + 1) if tries == "all" else [*random.Random(fault).sample(range(2, steps - 8), tries - 1),
-                                                         steps - 5]
+    chosen = (
+        range(1, steps + 1)
+        if tries == "all"
+        else [*random.Random(fault).sample(range(2, steps - 8), tries - 1), steps - 5]
+    )
     beside_a_record = 0
     for step in chosen:
         results = tmp_path / str(step)
@@ -82,7 +85,8 @@ def test_a_fault_at_any_step_costs_nothing_but_time(fault, status, tries, tmp_pa
 
 @pytest.mark.parametrize("kills", [3, pytest.param(100, marks=soak)])
 def test_a_run_that_is_killed_again_and_again_at_random_moments_comes_to_its_end(
-        kills, tmp_path, log, ends_as_if_undisturbed):
+    kills, tmp_path, log, ends_as_if_undisturbed
+):
     chance = random.Random(2026)
     for _ in range(kills):
         process = begin(tmp_path, log)
@@ -97,8 +101,9 @@ def test_a_run_that_is_killed_again_and_again_at_random_moments_comes_to_its_end
     ends_as_if_undisturbed()
 
 
-@pytest.mark.parametrize("largest", [500, 80_000, *(pytest.param(size, marks=soak) for size in range(10_000, 400_000,
-                                                                                                      20_000))])
+@pytest.mark.parametrize(
+    "largest", [500, 80_000, *(pytest.param(size, marks=soak) for size in range(10_000, 400_000, 20_000))]
+)
 def test_a_limit_on_the_size_of_files_is_told_in_one_sentence(largest, tmp_path, ends_as_if_undisturbed):
     own = tmp_path / "log"
     assert work(tmp_path, own, bytes_a_file=largest) == 1
@@ -115,7 +120,7 @@ def test_a_disk_that_is_full_costs_nothing_but_time(kibibytes, tmp_path, log, en
     subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", tmp_path], check=True)
     try:
         status = work(tmp_path, log)
-        assert status == (1 if kibibytes < 700 else status)    # a state takes about 400 KiB, and the one before is kept
+        assert status == (1 if kibibytes < 700 else status)  # a state takes about 400 KiB, and the one before is kept
         assert_nothing_half(tmp_path)
         subprocess.run(["mount", "-o", "remount,size=100m", tmp_path], check=True)
         ends_as_if_undisturbed()
@@ -128,10 +133,10 @@ def test_a_second_worker_goes_on_and_takes_over_when_the_first_is_dead(tmp_path,
     while not stopped(first.pid):
         time.sleep(0.02)
     before = log.stat().st_size
-    assert work(tmp_path, log) == 0    # not a failure: the run is in good hands
+    assert work(tmp_path, log) == 0  # not a failure: the run is in good hands
     assert f"another worker is at {SMALL.name}, seed 0; going on" in log.read_text()[before:]
     assert "seed0.json" not in names(tmp_path)
-    first.kill()    # its claim dies with it
+    first.kill()  # its claim dies with it
     first.join()
     ends_as_if_undisturbed()
 
@@ -150,7 +155,8 @@ def test_workers_that_begin_at_once_train_each_run_once(workers, tmp_path, log, 
     lines = [line for line in log.read_text()[before:].splitlines() if ": test " in line]
     assert sorted(line.split(":")[0] for line in lines) == [f"{SMALL.name}, seed {seed}" for seed in range(4)]
     assert outcome(tmp_path) == whole and names(tmp_path) == sorted(
-        f"seed{seed}.{ending}" for seed in range(4) for ending in ("json", "safetensors"))
+        f"seed{seed}.{ending}" for seed in range(4) for ending in ("json", "safetensors")
+    )
 
 
 def test_a_run_that_another_worker_ended_meanwhile_is_not_trained_again(tmp_path, log, whole, monkeypatch):
@@ -201,11 +207,16 @@ while status:
 
 def test_a_notebook_whose_writing_is_killed_is_the_old_or_the_new_one(tmp_path):
     path = tmp_path / "01_small.ipynb"
-    done = subprocess.run([sys.executable, "-c", WRITE, ROOT / "book" / "tools", ROOT / "src", path], text=True,
-                          capture_output=True, check=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, ROOT / "book" / "tools", ROOT / "src", path],
+        text=True,
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
     lines = done.stdout.splitlines()
     assert set(lines) == {f"{signal.SIGKILL:d} True False", f"{signal.SIGKILL:d} False True", "0 False True"}
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]    # what the killed ones left is gone, too
+    assert [each.name for each in tmp_path.iterdir()] == [path.name]  # what the killed ones left is gone, too
 
 
 @soak
@@ -217,8 +228,9 @@ def test_a_notebook_whose_execution_is_killed_is_the_old_or_the_new_one(tmp_path
     whole, chance, seconds = path.read_bytes(), random.Random(5), 12
     for _ in range(20):
         path.write_text("old")
-        process = subprocess.Popen(command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                                   start_new_session=True)
+        process = subprocess.Popen(
+            command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+        )
         try:
             process.wait(chance.uniform(0, seconds))
         except subprocess.TimeoutExpired:

@@ -11,13 +11,21 @@ from e2vit.actions import act, invariance_error
 from e2vit.experiments import run
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized, SymmetrizedConfig, ViT, ViTConfig
-from e2vit.models.aggregates import combines
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
+from e2vit.models.symmetrized.aggregates import combines
 
 GROUPS = [cyclic(4), dihedral(4)]
-PLAIN = ["mean_logits", "mean_probabilities", "most_likely", "most_certain", "class_maximum", "vote",
-         "entropy_weighted", "canonical_energy"]
-LOOK_AT_IMAGES = ("canonical_learned", "frame")    # not at what the model says of the views
+PLAIN = [
+    "mean_logits",
+    "mean_probabilities",
+    "most_likely",
+    "most_certain",
+    "class_maximum",
+    "vote",
+    "entropy_weighted",
+    "canonical_energy",
+]
+LOOK_AT_IMAGES = ("canonical_learned", "frame")  # not at what the model says of the views
 ANY_ORDER = [name for name in AGGREGATES if name not in ("orbit_convolution", "bispectrum")]
 
 
@@ -51,7 +59,7 @@ def test_every_aggregate_makes_a_random_model_invariant(name, group):
     model = randomized(Symmetrized(small_vit(), group, name))
     assert invariance_error(model, images(), group) < 1e-10
     assert invariance_error(model.model, images(), group) > 1e-2
-    assert model(images()).std(0).max() > 1e-3    # a constant would be invariant too
+    assert model(images()).std(0).max() > 1e-3  # a constant would be invariant too
 
 
 @pytest.mark.parametrize("name", AGGREGATES)
@@ -80,7 +88,7 @@ def test_sixteen_interpolated_views_are_exact_for_quarter_turns_alone(name):
 def test_only_the_group_may_reorder_the_views_of_an_orbit_aggregate(name, group):
     aggregate = randomized(AGGREGATES[name](group, 6))
     features = torch.randn(3, group.order, 6, dtype=torch.float64)
-    for r in range(group.order):    # view g of rx is view gr of x
+    for r in range(group.order):  # view g of rx is view gr of x
         assert torch.allclose(aggregate(features[:, group.product[:, r]]), aggregate(features), atol=1e-10)
     order = torch.arange(group.order)
     order[[1, 2]] = order[[2, 1]]
@@ -116,7 +124,7 @@ def test_the_logit_aggregates_say_what_their_formulas_say():
 def test_mean_of_logits_and_product_of_probabilities_choose_the_same_class():
     logits = torch.randn(500, 16, 10, dtype=torch.float64) * 100
     assert torch.equal(AGGREGATES["mean_logits"](logits).argmax(-1), AGGREGATES["most_likely"](logits).argmax(-1))
-    assert logits.softmax(-1).prod(1).max(-1).values.eq(0).any()    # the product itself underflows into ties
+    assert logits.softmax(-1).prod(1).max(-1).values.eq(0).any()  # the product itself underflows into ties
     assert not torch.equal(AGGREGATES["mean_logits"](logits).argmax(-1), AGGREGATES["most_certain"](logits).argmax(-1))
 
 
@@ -179,7 +187,7 @@ def test_canonical_poses_cost_few_passes():
 @pytest.mark.parametrize("name", [*AGGREGATES, *CONTROLS])
 def test_every_parameter_can_be_trained(name):
     model = Symmetrized(small_vit(), cyclic(4), name).double().train()
-    with torch.no_grad():    # the branches that start at zero would hide the slope of what lies before them
+    with torch.no_grad():  # the branches that start at zero would hide the slope of what lies before them
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
     model(images()).square().sum().backward()
@@ -220,7 +228,7 @@ def test_a_torchvision_model_is_wrapped_in_one_line(architecture):
 
     if architecture == "vit":
         model = models.VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=6)
-        nn.init.normal_(model.heads.head.weight)    # it starts at zero
+        nn.init.normal_(model.heads.head.weight)  # it starts at zero
     else:
         model = getattr(models, architecture)(num_classes=6)
     assert_wrapped(model, "moments")
@@ -231,7 +239,7 @@ def assert_wrapped(model, name):
     assert invariance_error(Symmetrized(model, dihedral(4)), x, dihedral(4)) < 1e-10
     invariant = Symmetrized(model, cyclic(4), name).double().eval()
     assert invariance_error(invariant, x, cyclic(4)) < 1e-10
-    with torch.no_grad():    # the two parts, put together, are the model
+    with torch.no_grad():  # the two parts, put together, are the model
         assert torch.allclose(invariant.parts.head(invariant.view_features(x)), invariant.view_logits(x), atol=1e-10)
 
 
@@ -240,19 +248,25 @@ REFUSED = {
     "features of a bare callable": (lambda: Symmetrized(lambda x: x, cyclic(4), "feature_mean"), "bare callable"),
     "features of an unknown model": (lambda: Symmetrized(nn.Sequential(nn.Flatten()), cyclic(4), "moments"), "known"),
     "half of a split": (lambda: Symmetrized(small_vit(), cyclic(4), "moments", features=lambda x: x), "both"),
-    "a width that can't be known": (lambda: Symmetrized(small_vit(), cyclic(4), "moments", lambda x: x, lambda x: x),
-                                    "width"),
+    "a width that can't be known": (
+        lambda: Symmetrized(small_vit(), cyclic(4), "moments", lambda x: x, lambda x: x),
+        "width",
+    ),
     "elements between the pixels": (lambda: Symmetrized(small_vit(), cyclic(8)), "4 of the 8 elements of C8"),
     "an unknown interpolation": (lambda: Symmetrized(small_vit(), cyclic(8), interpolation="linear"), "bicubic"),
     "an empty chunk": (lambda: Symmetrized(small_vit(), cyclic(4), chunk=0), "starts at 1"),
     "a map instead of logits": (lambda: Symmetrized(lambda x: x, cyclic(4))(images()), "shape"),
     "a tuple instead of logits": (lambda: Symmetrized(lambda x: (x, x), cyclic(4))(images()), "tuple"),
     "one row for all": (lambda: Symmetrized(lambda x: x.mean((0, 2, 3))[None], cyclic(4))(images()), "12 rows"),
-    "batch norm on one image": (lambda: Symmetrized(Convolutional().double().train(), cyclic(4))(images(1)),
-                                "two images"),
+    "batch norm on one image": (
+        lambda: Symmetrized(Convolutional().double().train(), cyclic(4))(images(1)),
+        "two images",
+    ),
     "an unknown aggregate in a configuration": (lambda: SymmetrizedConfig(ViTConfig(), aggregate="votes"), "vote"),
-    "a quarter turn of an oblong": (lambda: Symmetrized(Convolutional().double(), cyclic(4))(images()[..., 1:]),
-                                    "square"),
+    "a quarter turn of an oblong": (
+        lambda: Symmetrized(Convolutional().double(), cyclic(4))(images()[..., 1:]),
+        "square",
+    ),
 }
 
 
@@ -281,10 +295,10 @@ def test_nan_in_a_view_is_named(name):
             return inner.head(self.features(x))
 
     x = images()
-    x[2, :, 0, -1] = -1.0    # a quarter turn brings the upper right corner to the upper left
+    x[2, :, 0, -1] = -1.0  # a quarter turn brings the upper right corner to the upper left
     model = Symmetrized(Fragile(), cyclic(4), name).double()
     if name == "canonical_learned":
-        model.train()    # so that every view is looked at
+        model.train()  # so that every view is looked at
     with pytest.raises(ValueError, match="view 1 of C4 .turned by 90 degrees. of image 2"):
         model(x)
 

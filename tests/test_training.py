@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from e2vit import run_state
-from e2vit.catalog import EXPERIMENTS, build
 from e2vit.data import Split, embedded
+from e2vit.experiments.catalog import EXPERIMENTS, build
 from e2vit.models import ViT, ViTConfig
-from e2vit.training import Diverged, OutOfTime, TrainConfig, train
+from e2vit.training import state as run_state
+from e2vit.training.loop import Diverged, OutOfTime, TrainConfig, train
 
 CONFIG = TrainConfig(epochs=4, batch_size=50, average=0.9, warmup_epochs=1)
 SPLITS = embedded("digits")
@@ -138,10 +138,16 @@ def test_every_augmentation_trains(augment):
     assert len(train(model, SMALL, SPLITS.validation, replace(CONFIG, augment=augment, epochs=1)).curve) == 1
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"schedule": "linear"}, "schedule"), ({"epochs": 0}, "epochs"), ({"learning_rate": 0.0}, "learning_rate"),
-    ({"augment": "flip"}, "augment"), ({"keep": "first"}, "keep"),
-])
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"schedule": "linear"}, "schedule"),
+        ({"epochs": 0}, "epochs"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"augment": "flip"}, "augment"),
+        ({"keep": "first"}, "keep"),
+    ],
+)
 def test_a_configuration_that_makes_no_sense_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         replace(CONFIG, **change)
@@ -184,15 +190,16 @@ def whole(tmp_path_factory):
 def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(tmp_path, whole, kills):
     folder, chance = tmp_path / "digits" / "vit", random.Random(2026)
     for _ in range(kills):
-        process = subprocess.Popen(command(tmp_path, *ALONE), env=ENVIRONMENT, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
+        process = subprocess.Popen(
+            command(tmp_path, *ALONE), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         begun = states(folder)
         while process.poll() is None and states(folder) == begun:
             time.sleep(0.02)
         time.sleep(chance.uniform(0, 0.3))
         process.send_signal(signal.SIGKILL)
         process.wait()
-        if (folder / "seed0.json").exists():    # it ended before it was killed; the next one starts anew
+        if (folder / "seed0.json").exists():  # it ended before it was killed; the next one starts anew
             for file in folder.iterdir():
                 file.unlink()
     call(tmp_path, *ALONE)
@@ -222,7 +229,7 @@ def test_no_warning_is_raised_by_an_ordinary_run():
 
 
 def test_a_run_killed_within_an_epoch_ends_with_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2vit.training.SAVE_EVERY", 0.0)    # a state after every update
+    monkeypatch.setattr("e2vit.training.loop.SAVE_EVERY", 0.0)  # a state after every update
     config = TrainConfig(epochs=2, batch_size=10, average=0.9, warmup_epochs=0.5)
     splits = embedded("digits")
     images, validation = splits.train[:60], splits.validation[:30]
@@ -233,7 +240,7 @@ def test_a_run_killed_within_an_epoch_ends_with_the_same_weights(tmp_path, monke
 
     whole = model()
     train(whole, images, validation, config)
-    for killed_at in (2, 8):    # within the first epoch, within the second
+    for killed_at in (2, 8):  # within the first epoch, within the second
         interrupted, seen = model(), []
 
         def stop(module, args, killed_at=killed_at, seen=seen):
@@ -247,7 +254,7 @@ def test_a_run_killed_within_an_epoch_ends_with_the_same_weights(tmp_path, monke
             train(interrupted, images, validation, config, state_path=path)
         handle.remove()
         resumed = model()
-        with torch.no_grad():    # what is resumed comes from the state, not from how the model began
+        with torch.no_grad():  # what is resumed comes from the state, not from how the model began
             resumed.head.weight.zero_()
         train(resumed, images, validation, config, state_path=path)
         assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -8,7 +8,7 @@ from torch import nn
 from e2vit.layers.sequence import MultiHeadAttention, causal_mask, frequencies, shift_matrix, sinusoidal_positions
 from e2vit.models import Transformer, TransformerConfig
 from e2vit.models.transformer import EncoderBlock
-from e2vit.sequences import (
+from e2vit_book.recap.tasks import (
     END,
     PADDING,
     START,
@@ -45,15 +45,19 @@ def test_attention_is_what_torch_computes(heads):
     mask[:, 0] = True
     expected, _ = torch_twin(ours)(x, memory, memory, attn_mask=~mask)
     assert (ours(x, memory, mask[None]) - expected).abs().max() < 1e-10
-    assert (ours(x, memory) - expected).abs().max() > 1e-2    # the mask matters
+    assert (ours(x, memory) - expected).abs().max() > 1e-2  # the mask matters
 
 
 def test_an_encoder_block_is_what_torch_computes():
     ours = randomized(EncoderBlock(CONFIG))
     theirs = nn.TransformerEncoderLayer(12, 3, 24, dropout=0, batch_first=True, dtype=torch.float64).train()
     theirs.self_attn = torch_twin(ours.attention)
-    for mine, name in ((ours.attention_norm, "norm1"), (ours.mlp_norm, "norm2"), (ours.mlp[0], "linear1"),
-                       (ours.mlp[2], "linear2")):
+    for mine, name in (
+        (ours.attention_norm, "norm1"),
+        (ours.mlp_norm, "norm2"),
+        (ours.mlp[0], "linear1"),
+        (ours.mlp[2], "linear2"),
+    ):
         getattr(theirs, name).load_state_dict(mine.state_dict())
     x = torch.randn(2, 5, 12, dtype=torch.float64)
     assert (ours(x, torch.ones(1, 1, 5, dtype=torch.bool)) - theirs(x)).abs().max() < 1e-10
@@ -103,7 +107,7 @@ def test_a_shift_is_a_linear_map_of_the_sinusoidal_positions(places):
     assert (matrix @ matrix.T - torch.eye(d, dtype=torch.float64)).abs().max() < 1e-10
     assert (positions[rows + places + 1] - positions[rows] @ matrix.T).abs().max() > 1e-2
     products = (positions[rows] * positions[rows + places]).sum(1)
-    assert (products - products[0]).abs().max() < 1e-10    # it depends on the distance alone
+    assert (products - products[0]).abs().max() < 1e-10  # it depends on the distance alone
 
 
 def test_sinusoidal_positions_follow_the_formula():
@@ -158,12 +162,20 @@ def test_it_comes_to_stand_for_the_noun_that_is_meant():
     assert (weights * meant).sum(1).mean() > 0.7
 
 
-@pytest.mark.parametrize("wrong", [
-    lambda: TransformerConfig(width=10, heads=4), lambda: TransformerConfig(width=9, heads=3),
-    lambda: TransformerConfig(padding=13), lambda: Lesson(steps=-1), lambda: Lesson(learning_rate=float("nan")),
-    lambda: sinusoidal_positions(4, 5), lambda: MultiHeadAttention(10, 3), lambda: to_numbers("the whale"),
-    lambda: reversal_batch(2, torch.Generator(), held_out=True, shortest=4, longest=3),
-])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        lambda: TransformerConfig(width=10, heads=4),
+        lambda: TransformerConfig(width=9, heads=3),
+        lambda: TransformerConfig(padding=13),
+        lambda: Lesson(steps=-1),
+        lambda: Lesson(learning_rate=float("nan")),
+        lambda: sinusoidal_positions(4, 5),
+        lambda: MultiHeadAttention(10, 3),
+        lambda: to_numbers("the whale"),
+        lambda: reversal_batch(2, torch.Generator(), held_out=True, shortest=4, longest=3),
+    ],
+)
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(ValueError):
         wrong()

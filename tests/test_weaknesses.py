@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from e2vit import faults, steerability, weaknesses
 from e2vit.actions import rotate
 from e2vit.data import as_float, embedded
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
+from e2vit_book.weaknesses import faults
+from e2vit_book.weaknesses import ladder as steerability
+from e2vit_book.weaknesses import measure as weaknesses
 
 ROUNDING = 1e-12
 
@@ -36,8 +38,9 @@ def test_students_interval_of_a_mean_covers_as_often_as_it_says():
     assert mean == 0.5 and math.isnan(low) and math.isnan(high)
 
 
-@pytest.mark.parametrize("rate, count, expected", [(0.5, 10, (0.2366, 0.7634)), (0.0, 20, (0.0, 0.1611)),
-                                                   (1.0, 20, (0.8389, 1.0))])
+@pytest.mark.parametrize(
+    "rate, count, expected", [(0.5, 10, (0.2366, 0.7634)), (0.0, 20, (0.0, 0.1611)), (1.0, 20, (0.8389, 1.0))]
+)
 def test_wilsons_interval_is_that_of_the_tables(rate, count, expected):
     assert wilson(rate, count) == pytest.approx(expected, abs=1e-4)
 
@@ -49,12 +52,12 @@ def test_changes_and_flips_of_logits_written_by_hand():
     rate, low, high = weaknesses.flip_rate(logits, upright)
     assert rate == 0.25 and low < 0.25 < high
     wide = weaknesses.flip_rate(logits.repeat(50, 1, 1), upright)
-    assert wide == (rate, low, high)    # more angles are no more images
+    assert wide == (rate, low, high)  # more angles are no more images
 
 
 def test_turned_logits_are_those_of_turned_images():
     images = torch.rand(5, 1, 8, 8)
-    model = lambda x: x.flatten(1)    # noqa: E731
+    model = lambda x: x.flatten(1)  # noqa: E731
     found = weaknesses.turned_logits(model, images, [0, 45, 90], batch=2)
     assert torch.equal(found[0], images.flatten(1)) and torch.equal(found[2], images.rot90(1, (-2, -1)).flatten(1))
     assert torch.allclose(found[1], rotate(images, 45.0).flatten(1), atol=1e-6)
@@ -62,25 +65,38 @@ def test_turned_logits_are_those_of_turned_images():
 
 def record(accuracies, watched, seed=0, test=0.9, count=100):
     curve = [{"accuracy": a, "watched": w} for a, w in zip(accuracies, watched, strict=True)]
-    return {"curve": curve, "seed": seed, "training_images": 10,
-            "test": {"accuracy": test, "count": count, "interval": [test - 0.02, test + 0.02]}}
+    return {
+        "curve": curve,
+        "seed": seed,
+        "training_images": 10,
+        "test": {"accuracy": test, "count": count, "interval": [test - 0.02, test + 0.02]},
+    }
 
 
 def test_optimism_is_the_best_test_accuracy_less_the_one_that_validation_chooses():
-    frame = weaknesses.selection({"selection/net": [record([0.5, 0.9, 0.8], [0.6, 0.7, 0.75]),
-                                                    record([0.5, 0.6, 0.8], [0.6, 0.7, 0.75], seed=1)]})
+    frame = weaknesses.selection(
+        {
+            "selection/net": [
+                record([0.5, 0.9, 0.8], [0.6, 0.7, 0.75]),
+                record([0.5, 0.6, 0.8], [0.6, 0.7, 0.75], seed=1),
+            ]
+        }
+    )
     assert frame["chosen"].tolist() == [0.7, 0.75] and frame["best"].tolist() == [0.75, 0.75]
     assert frame["optimism"].tolist() == pytest.approx([5.0, 0.0])
     assert frame["network"].tolist() == ["net", "net"] and frame["seed"].tolist() == [0, 1]
 
 
 def test_data_efficiency_compares_twins_at_the_same_share():
-    of = {"fraction/p4cnn-10": [record([], [], test=0.9)], "fraction/z2cnn-10": [record([], [], test=0.8)],
-          "fraction/p4cnn-100": [record([], [], test=0.95, seed=s) for s in range(2)]}
+    of = {
+        "fraction/p4cnn-10": [record([], [], test=0.9)],
+        "fraction/z2cnn-10": [record([], [], test=0.8)],
+        "fraction/p4cnn-100": [record([], [], test=0.95, seed=s) for s in range(2)],
+    }
     frame = weaknesses.efficiency(of)
     assert frame["share"].tolist() == [0.1, 1.0, 0.1] and frame["seeds"].tolist() == [1, 2, 1]
     gain = weaknesses.advantage(frame)
-    assert len(gain) == 1 and gain.loc[0, "points"] == pytest.approx(10.0)    # no twin at 100 %
+    assert len(gain) == 1 and gain.loc[0, "points"] == pytest.approx(10.0)  # no twin at 100 %
     assert gain.loc[0, ["low", "high"]].tolist() == pytest.approx([6.0, 14.0])
 
 
@@ -103,15 +119,23 @@ def test_the_published_pair_is_the_one_that_is_discussed():
 def test_scores_of_the_lifting_layer_are_those_of_the_draft_and_few_of_the_whole():
     scores = weaknesses.layer_scores(GroupAttentionNetConfig(index=gevit_index))
     assert scores["scores"].iloc[0] == 2_286_144
-    assert scores["scores"].iloc[1] == 16 * 2_286_144    # the same pixels, two more poses: 36.6 million
+    assert scores["scores"].iloc[1] == 16 * 2_286_144  # the same pixels, two more poses: 36.6 million
     half = weaknesses.layer_scores(GroupAttentionNetConfig(query_pose="diagonal"))
     assert (scores["scores"].iloc[1:] == 4 * half["scores"].iloc[1:]).all()
 
 
-@pytest.mark.parametrize("index, group, exact", [
-    (gsa_index, cyclic(4), False), (gevit_index, cyclic(4), True), (cayley_index, cyclic(4), True),
-    (gsa_index, dihedral(4), False), (gevit_index, dihedral(4), False), (cayley_index, dihedral(4), True),
-], ids=["gsa-c4", "gevit-c4", "cayley-c4", "gsa-d4", "gevit-d4", "cayley-d4"])
+@pytest.mark.parametrize(
+    "index, group, exact",
+    [
+        (gsa_index, cyclic(4), False),
+        (gevit_index, cyclic(4), True),
+        (cayley_index, cyclic(4), True),
+        (gsa_index, dihedral(4), False),
+        (gevit_index, dihedral(4), False),
+        (cayley_index, dihedral(4), True),
+    ],
+    ids=["gsa-c4", "gevit-c4", "cayley-c4", "gsa-d4", "gevit-d4", "cayley-d4"],
+)
 def test_the_index_decides_whether_layer_map_and_logits_are_exact(index, group, exact):
     digits = as_float(embedded("rotmnist").test.images[:1])[..., 8:-8, 8:-8]
     for place, error in faults.index_errors(index, group, digits).items():
@@ -120,8 +144,10 @@ def test_the_index_decides_whether_layer_map_and_logits_are_exact(index, group, 
 
 def test_the_size_rule_decides_whether_a_network_for_tumors_is_exact():
     cheap = dict(heads=1, window=3, attention_dropout=0.0, position="sound", norm_eps=1e-5)
-    for config, good in ((GroupAttentionNetConfig.pcam(**cheap), {72: True, 80: False, 96: False}),
-                         (GroupAttentionNetConfig.pcam_corrected(**cheap), {72: True, 76: False, 96: True})):
+    for config, good in (
+        (GroupAttentionNetConfig.pcam(**cheap), {72: True, 80: False, 96: False}),
+        (GroupAttentionNetConfig.pcam_corrected(**cheap), {72: True, 76: False, 96: True}),
+    ):
         for size, (error, obeys) in faults.error_by_image_size(config, list(good)).items():
             assert obeys == good[size] and (error < ROUNDING) == good[size], size
 
@@ -148,9 +174,9 @@ def test_fourier_turns_are_exact_where_bilinear_ones_blur():
     side = 16
     place = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     x, y = place[None], -place[:, None]
-    blob = lambda x, y: torch.exp(-((x - 2) ** 2 + (y + 1) ** 2) / 4)    # noqa: E731  (smooth, and small at the border)
+    blob = lambda x, y: torch.exp(-((x - 2) ** 2 + (y + 1) ** 2) / 4)  # noqa: E731  (smooth, and small at the border)
     image = blob(x, y)[None, None]
-    turned = blob((x + y) / 2**0.5, (y - x) / 2**0.5)[None, None]      # 45° counter-clockwise: f(R⁻¹ x)
+    turned = blob((x + y) / 2**0.5, (y - x) / 2**0.5)[None, None]  # 45° counter-clockwise: f(R⁻¹ x)
     fourier, bilinear = (steerability.turn(image, 45.0, how) for how in ("fourier", "bilinear"))
     assert (fourier - turned).abs().max() < 1e-3 < (bilinear - turned).abs().max() / 10
     assert torch.equal(steerability.turn(image, 90.0, "fourier"), image.rot90(1, (-2, -1)))
@@ -160,7 +186,7 @@ def test_the_layers_are_exact_at_quarter_turns_and_each_rung_removes_error_betwe
     images = as_float(embedded("rotmnist").test.images[:2])
     for setting in steerability.LADDER.values():
         errors = steerability.layer_errors(cyclic(8), images, [0.0, 45.0, 90.0], setting)
-        assert errors[:, [0, 2]].max() < ROUNDING and errors[:, 1].min() > 1e-3    # the control: 45° is not exact
+        assert errors[:, [0, 2]].max() < ROUNDING and errors[:, 1].min() > 1e-3  # the control: 45° is not exact
     rungs = list(steerability.ladder(cyclic(8), images, 45.0).values())
     assert all((b <= a).all() for a, b in zip(rungs, rungs[1:], strict=False))
     assert (rungs[-1] < 0.5 * rungs[0]).all()

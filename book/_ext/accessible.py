@@ -35,9 +35,11 @@ def _description(image: nodes.image) -> str:
     return ""
 
 
-REPLACED = {'role="list" class="citation-list"': 'class="citation-list"',
-            'class="dataframe"': 'class="dataframe" tabindex="0"',
-            '<table class="table">': '<table class="table" tabindex="0">'}
+REPLACED = {
+    'role="list" class="citation-list"': 'class="citation-list"',
+    'class="dataframe"': 'class="dataframe" tabindex="0"',
+    '<table class="table">': '<table class="table" tabindex="0">',
+}
 
 
 def mend_body(app, pagename, templatename, context, doctree):

@@ -23,11 +23,13 @@ class FoldDepth(SphinxPostTransform):
         for section in list(self.document.findall(nodes.section)):
             title = section.next_node(nodes.title)
             if title is not None and title.parent is section and title.astext().startswith(MARK):
-                below = section.children[section.index(title) + 1:]
-                opening = (f'<details class="deeper"{unfolded}><summary>Read this section: {_time(below)}'
-                           '</summary>')
-                section[section.index(title) + 1:] = [nodes.raw("", opening, format="html"), *below,
-                                                      nodes.raw("", "</details>", format="html")]
+                below = section.children[section.index(title) + 1 :]
+                opening = f'<details class="deeper"{unfolded}><summary>Read this section: {_time(below)}</summary>'
+                section[section.index(title) + 1 :] = [
+                    nodes.raw("", opening, format="html"),
+                    *below,
+                    nodes.raw("", "</details>", format="html"),
+                ]
 
 
 def _time(below: list[nodes.Node]) -> str:

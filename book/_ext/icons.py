@@ -20,13 +20,18 @@ def keep_used(app, exception):
 def used_icons(pages: Path) -> set[str]:
     """The names of icons in the pages, and in the scripts that put icons there later."""
     vendored = pages / "_static" / "vendor"
-    files = [path for pattern in ("*.html", "*.js") for path in pages.rglob(pattern)
-             if path.name != "fontawesome.js" and vendored not in path.parents]
+    files = [
+        path
+        for pattern in ("*.html", "*.js")
+        for path in pages.rglob(pattern)
+        if path.name != "fontawesome.js" and vendored not in path.parents
+    ]
     return {name for path in files for name in USED.findall(path.read_text(encoding="utf-8"))}
 
 
 def reduced(script: str, used: set[str]) -> str:
     """The script without the icons of which neither the name nor another name is used."""
+
     def kept(icon: re.Match) -> str:
         names = {icon[1] or icon[2], *re.findall(r'"([\w-]+)"', icon[3])}
         return icon[0] if names & used else ""

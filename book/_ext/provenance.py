@@ -20,7 +20,7 @@ import pairs  # noqa: E402
 def stop_when_stale(app):
     if reasons := pairs.stale(Path(app.srcdir)):
         lines = [f"notebooks/{name}: {reason}" for name, reason in reasons.items()]
-        raise SystemExit("\n".join([*lines, f"the book is not built; {pairs.MEND}"]))    # its words, without a trace
+        raise SystemExit("\n".join([*lines, f"the book is not built; {pairs.MEND}"]))  # its words, without a trace
 
 
 def set_address(app, config):
@@ -39,9 +39,17 @@ def name_the_images(app, doctree):
     said = ", ".join(f"{name} ({origin})" for name, origin in data.items())
     stand_in = any("embedded" in origin and name != "digits" for name, origin in data.items())
     if stand_in:
-        note = nodes.warning("", nodes.paragraph("", "", nodes.Text(
-            f"The images on this page stand in for the real ones, which were not at hand ({said})."
-            " Numbers read from records are not touched by this.")))
+        note = nodes.warning(
+            "",
+            nodes.paragraph(
+                "",
+                "",
+                nodes.Text(
+                    f"The images on this page stand in for the real ones, which were not at hand ({said})."
+                    " Numbers read from records are not touched by this."
+                ),
+            ),
+        )
     else:
         note = nodes.paragraph("", "", nodes.Text(f"Images: {said}."), classes=["data-origin"])
     title.parent.insert(title.parent.index(title) + 1, note)
@@ -54,12 +62,21 @@ class ExecutionTable(SphinxDirective):
         path = Path(self.env.srcdir) / "notebooks" / "execution.json"
         self.env.note_dependency(str(path))
         log = json.loads(path.read_text(encoding="utf-8"))
-        lines = ["| notebook | executed | seconds | device | Python | torch | images |",
-                 "|---|---|--:|---|---|---|---|"]
+        lines = [
+            "| notebook | executed | seconds | device | Python | torch | images |",
+            "|---|---|--:|---|---|---|---|",
+        ]
         for name, entry in log.items():
             images = ", ".join(f"{data} ({origin})" for data, origin in entry["data"].items()) or "none"
-            cells = [f"[{name}](/notebooks/{name}.ipynb)", entry["date"], f"{entry['seconds']:.0f}", entry["device"],
-                     entry["versions"]["python"], entry["versions"]["torch"], images]
+            cells = [
+                f"[{name}](/notebooks/{name}.ipynb)",
+                entry["date"],
+                f"{entry['seconds']:.0f}",
+                entry["device"],
+                entry["versions"]["python"],
+                entry["versions"]["torch"],
+                images,
+            ]
             lines.append(f"| {' | '.join(cells)} |")
         parent = nodes.Element()
         self.state.nested_parse(StringList(lines, str(path)), self.content_offset, parent)

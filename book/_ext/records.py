@@ -30,10 +30,15 @@ class Table(SphinxDirective):
 
 class RecordTable(Table):
     def lines(self, root: Path) -> list[str]:
-        experiments = {name: [self.read(path) for path in paths]
-                       for name, paths in by_experiment(root / "data" / "results").items()}
-        return [line for family, names in groupby(experiments, family_of)
-                for line in fold(family, {name: experiments[name] for name in names})] or ["No run has left a record."]
+        experiments = {
+            name: [self.read(path) for path in paths]
+            for name, paths in by_experiment(root / "data" / "results").items()
+        }
+        return [
+            line
+            for family, names in groupby(experiments, family_of)
+            for line in fold(family, {name: experiments[name] for name in names})
+        ] or ["No run has left a record."]
 
 
 class ReadingTable(Table):
@@ -51,8 +56,10 @@ class BrowserTable(Table):
         if not path.exists():
             return ["It was not measured yet: `python benchmarks/browser.py --write`."]
         measured = self.read(path)
-        lines = ["| network | parameters | test accuracy (%) | training images | milliseconds for an image |",
-                 "|---|--:|--:|--:|--:|"]
+        lines = [
+            "| network | parameters | test accuracy (%) | training images | milliseconds for an image |",
+            "|---|--:|--:|--:|--:|",
+        ]
         for name, entry in measured["networks"].items():
             record = self.read(root / "data" / "results" / name / "seed0.json")
             lines.append(browser_row(name, entry["milliseconds"], record))
@@ -62,8 +69,13 @@ class BrowserTable(Table):
 
 def browser_row(name: str, milliseconds: float, record: dict) -> str:
     shown = f"{milliseconds:.1f}" if milliseconds < 100 else f"{milliseconds:,.0f}"
-    cells = [f"`{name}`", f"{record['parameters']:,}", f"{100 * record['test']['accuracy']:.2f}",
-             f"{record['training_images']:,}", shown]
+    cells = [
+        f"`{name}`",
+        f"{record['parameters']:,}",
+        f"{100 * record['test']['accuracy']:.2f}",
+        f"{record['training_images']:,}",
+        shown,
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -83,8 +95,14 @@ def family_of(name: str) -> str:
 def fold(family: str, experiments: dict[str, list[dict]]) -> list[str]:
     count = f"{len(experiments)} experiment{'s' * (len(experiments) > 1)}"
     lines = [line for name, records in experiments.items() for line in rows(name, records)]
-    return [f":::{{dropdown}} {family}: {count}", "| experiment | test accuracy (%) | seeds | parameters | minutes | "
-            "images; device |", "|---|--:|--:|--:|--:|---|", *lines, ":::", ""]
+    return [
+        f":::{{dropdown}} {family}: {count}",
+        "| experiment | test accuracy (%) | seeds | parameters | minutes | images; device |",
+        "|---|--:|--:|--:|--:|---|",
+        *lines,
+        ":::",
+        "",
+    ]
 
 
 def rows(name: str, records: list[dict]) -> list[str]:
@@ -99,8 +117,14 @@ def row(name: str, records: list[dict]) -> str:
     error = f" ± {stdev(accuracies) / len(accuracies) ** 0.5:.2f}" if len(accuracies) > 1 else ""
     devices = " / ".join(sorted({record["device"] for record in records}))
     minutes = mean(record["seconds"] for record in records) / 60
-    cells = [f"`{name}`", f"{mean(accuracies):.2f}{error}", str(len(records)), f"{records[0]['parameters']:,}",
-             f"{minutes:.0f}", f"{records[0]['data']['origin']}; {devices}"]
+    cells = [
+        f"`{name}`",
+        f"{mean(accuracies):.2f}{error}",
+        str(len(records)),
+        f"{records[0]['parameters']:,}",
+        f"{minutes:.0f}",
+        f"{records[0]['data']['origin']}; {devices}",
+    ]
     return f"| {' | '.join(cells)} |"
 
 
@@ -109,8 +133,10 @@ def said(reads: list[str], most: int = 4) -> str:
     parents = {Path(name).parent.as_posix() for name in reads if Path(name).name.startswith("seed")}
     names = sorted(name.removeprefix("data/results/") for name in parents)
     families = [(family, list(members)) for family, members in groupby(names, family_of)]
-    return ", ".join(f"`{family}/…` ({len(members)})" if len(members) > most else
-                     ", ".join(f"`{name}`" for name in members) for family, members in families)
+    return ", ".join(
+        f"`{family}/…` ({len(members)})" if len(members) > most else ", ".join(f"`{name}`" for name in members)
+        for family, members in families
+    )
 
 
 def setup(app):

@@ -16,9 +16,11 @@ import vendor  # noqa: E402
 
 MATHJAX = "vendor/mathjax/es5/startup.js"
 # Its parts: TeX without MathML, no menu; a formula is set when it comes near the window, and is read out as MathML.
-FORMULAS = {"loader": {"load": ["input/tex", "output/chtml", "ui/lazy", "a11y/assistive-mml"]},
-            "options": {"lazyMargin": "600px"}}
-NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")    # by the theme's scripts between the tags
+FORMULAS = {
+    "loader": {"load": ["input/tex", "output/chtml", "ui/lazy", "a11y/assistive-mml"]},
+    "options": {"lazyMargin": "600px"},
+}
+NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")  # by the theme's scripts between the tags
 LIVE = "book/live"
 RUNTIME = "onnxruntime-web"
 
@@ -58,8 +60,11 @@ def thin_out(app, pagename, templatename, context, doctree):
 
 def _is_idle(script) -> bool:
     attributes = getattr(script, "attributes", {})
-    return ("thebe" in str(getattr(script, "filename", script)) or "THEBE" in str(attributes.get("body", ""))
-            or attributes.get("type") == "application/vnd.jupyter.widget-state+json")
+    return (
+        "thebe" in str(getattr(script, "filename", script))
+        or "THEBE" in str(attributes.get("body", ""))
+        or attributes.get("type") == "application/vnd.jupyter.widget-state+json"
+    )
 
 
 def setup(app):

@@ -22,7 +22,7 @@ import nbformat
 from pairs import FOLDER, MEND, ROOT, colab_cell, fingerprint, is_data, library, sources, stale
 from stable import stable
 
-LOG = FOLDER / "execution.json"    # name → when, where and how long; the page on the execution shows it
+LOG = FOLDER / "execution.json"  # name → when, where and how long; the page on the execution shows it
 VERSIONS = ("e2vit", "torch", "torchvision", "numpy", "matplotlib", "papermill")
 
 
@@ -42,10 +42,23 @@ def execute(source: Path, mode: str) -> tuple[str, dict]:
         notebook.cells.insert(0, nbformat.from_dict(colab_cell()))
         notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         (folder / "in.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-        command = [sys.executable, "-m", "papermill", str(folder / "in.ipynb"), str(folder / "out.ipynb"),
-                   "--cwd", str(FOLDER), "--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
-        done = subprocess.run(command, env=_environment(mode, folder), capture_output=True, text=True,
-                              stdin=subprocess.DEVNULL)
+        command = [
+            sys.executable,
+            "-m",
+            "papermill",
+            str(folder / "in.ipynb"),
+            str(folder / "out.ipynb"),
+            "--cwd",
+            str(FOLDER),
+            "--kernel",
+            "python3",
+            "--no-progress-bar",
+            "--log-level",
+            "ERROR",
+        ]
+        done = subprocess.run(
+            command, env=_environment(mode, folder), capture_output=True, text=True, stdin=subprocess.DEVNULL
+        )
         if done.returncode:
             said = [line for line in done.stderr.splitlines() if line.strip() and "IPKernelApp" not in line]
             raise Failed(_reason(folder / "out.ipynb") or "\n".join(said) or "its kernel or papermill was killed")
@@ -56,16 +69,29 @@ def execute(source: Path, mode: str) -> tuple[str, dict]:
         reads, loaded = _notes(folder / "notes")
         notebook["metadata"]["e2vit"] = {"fingerprint": fingerprint(source, reads), "reads": reads, "data": loaded}
         text = nbformat.writes(nbformat.from_dict(stable(json.loads(nbformat.writes(notebook, split_lines=False)))))
-    entry = {"date": date.today().isoformat(), "seconds": round(seconds, 1), "mode": mode, "device": _device(),
-             "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-             "data": loaded, "library": library()}
+    entry = {
+        "date": date.today().isoformat(),
+        "seconds": round(seconds, 1),
+        "mode": mode,
+        "device": _device(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
+        "data": loaded,
+        "library": library(),
+    }
     return text.rstrip("\n") + "\n", entry
 
 
 def _environment(mode: str, folder: Path) -> dict[str, str]:
     """A kernel that finds its mode, writes its notes, and computes the same sums wherever it runs."""
-    fixed = {"E2VIT_MODE": mode, "E2VIT_ROOT": str(ROOT), "E2VIT_NOTES": str(folder / "notes"), "PYTHONHASHSEED": "0",
-             "IPYTHONDIR": str(folder), "JUPYTER_PREFER_ENV_PATH": "1", "PYTHONWARNINGS": "ignore"}
+    fixed = {
+        "E2VIT_MODE": mode,
+        "E2VIT_ROOT": str(ROOT),
+        "E2VIT_NOTES": str(folder / "notes"),
+        "PYTHONHASHSEED": "0",
+        "IPYTHONDIR": str(folder),
+        "JUPYTER_PREFER_ENV_PATH": "1",
+        "PYTHONWARNINGS": "ignore",
+    }
     if mode == "report":
         fixed["OMP_NUM_THREADS"] = "1"
     return {**os.environ, **fixed}
@@ -142,7 +168,7 @@ def main() -> int:
         return 1
     reasons = stale()
     if not options.check:
-        for half in FOLDER.glob(".*.tmp"):    # of a call that was killed
+        for half in FOLDER.glob(".*.tmp"):  # of a call that was killed
             half.unlink()
     if options.check:
         for name, reason in reasons.items():
@@ -161,11 +187,14 @@ def main() -> int:
             failed = 1
             print(f"notebooks/{name} did not run to its end; the page keeps its old form:\n{reason}", file=sys.stderr)
             return
-        with lock:    # at once, so that a call that is killed later has kept both
+        with lock:  # at once, so that a call that is killed later has kept both
             _write(known[name].with_suffix(".ipynb"), text)
             log = {**_log(), name: entry}
-            _write(LOG, json.dumps({name: log[name] for name in sorted(log) if name in known}, indent=1,
-                                   ensure_ascii=False) + "\n")
+            _write(
+                LOG,
+                json.dumps({name: log[name] for name in sorted(log) if name in known}, indent=1, ensure_ascii=False)
+                + "\n",
+            )
         images = ", ".join(f"{data} {origin}" for data, origin in entry["data"].items())
         print(f"notebooks/{name}: {entry['seconds']:.0f} s{images and f'; {images}'}", flush=True)
 

@@ -21,7 +21,7 @@ from e2vit.experiments import EXPERIMENTS, RecordError, read_record, seeds_prese
 ROOT = Path(__file__).resolve().parents[2]
 MARKS = ("<!-- headline:begin -->\n", "<!-- headline:end -->")
 
-SECTIONS = {    # what its rows have in common → experiment → the name of its row
+SECTIONS = {  # what its rows have in common → experiment → the name of its row
     "Trained on turned digits": {
         "rotmnist/hybrid-c4": "**Hybrid over C4**",
         "rotmnist/hybrid-c4-unaugmented": "Hybrid over C4, no augmentation",
@@ -56,7 +56,7 @@ SECTIONS = {    # what its rows have in common → experiment → the name of it
         "post_hoc/upright/head/orbit_convolution": "The same, orbit convolution over 16 views",
     },
 }
-SOFT_HYPHEN = "&shy;"    # where a word may break on a phone
+SOFT_HYPHEN = "&shy;"  # where a word may break on a phone
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 MODELS = {name: label for section in SECTIONS.values() for name, label in section.items()}
 
@@ -115,24 +115,35 @@ def price(name: str, label: str, of_name: list[dict[str, Any]], cost: dict[str, 
     """A row on what a model costs."""
     scores = f"{cost['attention_scores']:,}" if cost.get("attention_scores") else "none" if cost else "–"
     speed = f"{cost['images_per_second']:,.0f}" if cost else "–"
-    spent = "; ".join(dict.fromkeys(f"{duration(mean(r['seconds'] for r in of_name if device(r) == each))}"
-                                    + (f", {each}" if of_name[0]["seconds"] else "") for each in map(device, of_name)))
+    spent = "; ".join(
+        dict.fromkeys(
+            f"{duration(mean(r['seconds'] for r in of_name if device(r) == each))}"
+            + (f", {each}" if of_name[0]["seconds"] else "")
+            for each in map(device, of_name)
+        )
+    )
     return f"| {label} | {scores} | {speed} | {spent} |"
 
 
 def published(path: Path) -> list[str]:
     """The figures of others as a table, each with its source."""
     rows = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    lines = [f"| {row['model']}{', ' + row['group'] if row.get('group') else ''} | {row['accuracy']} "
-             f"| [{row['source']}]({row['link']}): {row['note']} |" for row in rows]
-    return ["| published model | test accuracy (%) | source, and what to mind |", "|---|--:|---|", *lines] if rows else []
+    lines = [
+        f"| {row['model']}{', ' + row['group'] if row.get('group') else ''} | {row['accuracy']} "
+        f"| [{row['source']}]({row['link']}): {row['note']} |"
+        for row in rows
+    ]
+    return (
+        ["| published model | test accuracy (%) | source, and what to mind |", "|---|--:|---|", *lines] if rows else []
+    )
 
 
 def images(rows: list[tuple]) -> str:
     """How many test images the rows of a table rest on; post-hoc methods look at the first ones alone."""
     counts = sorted({record["test"]["count"] for _, _, of_name, _ in rows for record in of_name}, reverse=True)
-    return f"{counts[0]:,} test images" + "".join(f", the first {count:,} for those that are slow or show several views"
-                                                  for count in counts[1:])
+    return f"{counts[0]:,} test images" + "".join(
+        f", the first {count:,} for those that are slow or show several views" for count in counts[1:]
+    )
 
 
 def tables(root: Path = ROOT) -> str:
@@ -148,10 +159,15 @@ def tables(root: Path = ROOT) -> str:
             for origin, of_name in records(results, name).items():
                 by_origin.setdefault(origin, []).append((name, label, of_name, costs["models"].get(name, {})))
         for origin, rows in sorted(by_origin.items()):
-            reached += [f"**{section}** ({origin}; {images(rows)})", "",
-                        f"| model | test accuracy (%) | param{SOFT_HYPHEN}eters | change in a turn |", "|---|--:|--:|--:|",
-                        *(reach(*row) for row in rows), ""]
-            for name, label, *rest in rows:    # on a tenth of the images the same model costs what it costs on all
+            reached += [
+                f"**{section}** ({origin}; {images(rows)})",
+                "",
+                f"| model | test accuracy (%) | param{SOFT_HYPHEN}eters | change in a turn |",
+                "|---|--:|--:|--:|",
+                *(reach(*row) for row in rows),
+                "",
+            ]
+            for name, label, *rest in rows:  # on a tenth of the images the same model costs what it costs on all
                 whole = name.removesuffix("-tenth")
                 if whole not in priced or EXPERIMENTS[whole].model != EXPERIMENTS[name].model:
                     small = ", a tenth of the images" if name.endswith("-tenth") else ""
@@ -160,22 +176,37 @@ def tables(root: Path = ROOT) -> str:
     if not reached:
         return "No headline model has a record yet.\n"
     lines = [
-        "## In numbers", "",
-        *paragraph("Rotated MNIST, read from the committed records; nothing was chosen on the test images. "
-                   "Accuracy: the mean over seeds ± one standard "
-                   "error, or for a single seed Wilson's 95 % interval over the test images. Change: that of a logit, "
-                   "at most, over the largest logit, when 32 digits make quarter turns; in float64, with the trained "
-                   "weights. Rows that differ in their epochs were trained on different terms. The hybrid and the G-CNN "
-                   "also train on the validation images, a fifth more; the others choose their epoch by them. Seeds of a post-hoc row share one base "
-                   "model, and differ in the training of the last layer alone."), *reached,
-        *paragraph(f"**What they cost.** Attention scores of one image. Images per second, forward, all models in "
-                   f"alternation in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
-                   f"seed, on the machine named; times on different machines are no comparison."),
-        "| model | attention scores | images per second | training |", "|---|--:|--:|---|", *prices, "",
+        "## In numbers",
+        "",
+        *paragraph(
+            "Rotated MNIST, read from the committed records; nothing was chosen on the test images. "
+            "Accuracy: the mean over seeds ± one standard "
+            "error, or for a single seed Wilson's 95 % interval over the test images. Change: that of a logit, "
+            "at most, over the largest logit, when 32 digits make quarter turns; in float64, with the trained "
+            "weights. Rows that differ in their epochs were trained on different terms. The hybrid and the G-CNN "
+            "also train on the validation images, a fifth more; the others choose their epoch by them. Seeds of a post-hoc row share one base "
+            "model, and differ in the training of the last layer alone."
+        ),
+        *reached,
+        *paragraph(
+            f"**What they cost.** Attention scores of one image. Images per second, forward, all models in "
+            f"alternation in one process ({device(costs) if costs['models'] else 'not measured yet'}). Training of one "
+            f"seed, on the machine named; times on different machines are no comparison."
+        ),
+        "| model | attention scores | images per second | training |",
+        "|---|--:|--:|---|",
+        *prices,
+        "",
     ]
     if others := published(root / "data" / "published.json"):
-        lines += [*paragraph("**What others report**, on the official files of rotated MNIST. Other images, other "
-                             "protocols: not to be put beside the figures above."), *others, ""]
+        lines += [
+            *paragraph(
+                "**What others report**, on the official files of rotated MNIST. Other images, other "
+                "protocols: not to be put beside the figures above."
+            ),
+            *others,
+            "",
+        ]
     return "\n".join(lines)
 
 

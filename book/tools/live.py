@@ -23,7 +23,7 @@ FOLDER = ROOT / "book" / "_static" / "vendor" / "live"
 DIGITS = ROOT / "book" / "_static" / "live" / "digits.json"
 MODELS = {"vit": "rotmnist/vit", "gcnn": "rotmnist/gcnn-p4cnn", "hybrid": "rotmnist/hybrid-c4"}
 NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
-EACH = 2    # digits of each class: the first ones in the test set
+EACH = 2  # digits of each class: the first ones in the test set
 
 
 def made_from(experiment: str) -> str:
@@ -36,16 +36,24 @@ def made_from(experiment: str) -> str:
 def entry(name: str, experiment: str) -> dict:
     """What the page needs to know of a network."""
     record = json.loads((ROOT / "data" / "results" / experiment / "seed0.json").read_text(encoding="utf-8"))
-    return {"experiment": experiment, "file": f"{name}.onnx", "bytes": (FOLDER / f"{name}.onnx").stat().st_size,
-            "accuracy": record["test"]["accuracy"], "made_from": made_from(experiment)}
+    return {
+        "experiment": experiment,
+        "file": f"{name}.onnx",
+        "bytes": (FOLDER / f"{name}.onnx").stat().st_size,
+        "accuracy": record["test"]["accuracy"],
+        "made_from": made_from(experiment),
+    }
 
 
 def missing() -> list[str]:
     """The networks that have no file, or one that was made from something else."""
     path = FOLDER / "models.json"
     made = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return [name for name, experiment in MODELS.items() if not (FOLDER / f"{name}.onnx").exists()
-            or made.get(name, {}).get("made_from") != made_from(experiment)]
+    return [
+        name
+        for name, experiment in MODELS.items()
+        if not (FOLDER / f"{name}.onnx").exists() or made.get(name, {}).get("made_from") != made_from(experiment)
+    ]
 
 
 def export(name: str) -> str:
@@ -81,8 +89,15 @@ def draw_digits() -> int:
     splits = load("rotmnist")
     labels = splits.test.labels.tolist()
     chosen = [[index for index, label in enumerate(labels) if label == digit][:EACH] for digit in range(10)]
-    digits = [{"label": labels[index], "index": index, "pixels": base64.b64encode(
-        splits.test.images[index, 0].numpy().tobytes()).decode()} for indices in chosen for index in indices]
+    digits = [
+        {
+            "label": labels[index],
+            "index": index,
+            "pixels": base64.b64encode(splits.test.images[index, 0].numpy().tobytes()).decode(),
+        }
+        for indices in chosen
+        for index in indices
+    ]
     lines = ",\n".join(json.dumps(digit) for digit in digits)
     DIGITS.write_text(f'{{"origin": {json.dumps(splits.origin)}, "digits": [\n{lines}\n]}}\n', encoding="utf-8")
     return 0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
-from e2vit import inspection
 from e2vit.data import as_float, load
 from e2vit.experiments import run, seeds_present
-from e2vit.figures.turning import turning_figure, turning_html
+from e2vit_book.inside import measure as inspection
+from e2vit_book.inside.turning import turning_figure, turning_html
 
 FOLDER = Path(__file__).resolve().parents[1] / "_static"
-MODELS = {    # name in the figure -> experiments, the first that has a record is shown
+MODELS = {  # name in the figure -> experiments, the first that has a record is shown
     "ViT, upright": ("mnist/vit", "rotmnist_upright/vit"),
     "ViT, augmented": ("rotmnist/vit", "ablation/vit"),
     "GE-ViT": ("rotmnist/gevit-c4",),
@@ -35,8 +35,10 @@ def main() -> None:
     first = inspection.most_ambiguous(next(iter(models.values())), digits[0], label=6, other=9)
     digits = [digits[0][first], *(images[0] for images in digits[1:])]
     frames = np.stack([inspection.turned(digit, DEGREES)[:, 0].numpy() for digit in digits])
-    said = {name: np.stack([inspection.probabilities(model, digit, DEGREES).numpy() for digit in digits])
-            for name, model in models.items()}
+    said = {
+        name: np.stack([inspection.probabilities(model, digit, DEGREES).numpy() for digit in digits])
+        for name, model in models.items()
+    }
     (FOLDER / "turning.html").write_text(turning_html(frames, DEGREES, LABELS, said) + "\n", encoding="utf-8")
     figure = turning_figure(frames[0], DEGREES, LABELS[0], {name: p[0] for name, p in said.items()})
     figure.savefig(FOLDER / "turning.png", dpi=160, facecolor="white", metadata={"Software": None})
@@ -45,7 +47,7 @@ def main() -> None:
 def has_record(experiment: str) -> bool:
     try:
         return bool(seeds_present(experiment))
-    except KeyError:    # not in the list of experiments
+    except KeyError:  # not in the list of experiments
         return False
 
 

@@ -86,5 +86,11 @@ def library(root: Path = ROOT) -> str:
 
 def colab_cell(root: Path = ROOT) -> dict:
     """The first cell of every executed notebook; the book leaves it out."""
-    return {"cell_type": "code", "execution_count": None, "id": "colab", "metadata": {"tags": ["remove-cell"]},
-            "outputs": [], "source": COLAB.format(address=address(root))}
+    return {
+        "cell_type": "code",
+        "execution_count": None,
+        "id": "colab",
+        "metadata": {"tags": ["remove-cell"]},
+        "outputs": [],
+        "source": COLAB.format(address=address(root)),
+    }

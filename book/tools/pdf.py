@@ -10,10 +10,18 @@ from pathlib import Path
 from serve import server
 
 ROOT = Path(__file__).resolve().parents[2]
-PDF = ROOT / "book" / "_static" / "vendor" / "book.pdf"    # not in git; the pages link to it when it is there
+PDF = ROOT / "book" / "_static" / "vendor" / "book.pdf"  # not in git; the pages link to it when it is there
 PAGE = ROOT / "_build" / "singlehtml"
-QUIET = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync")
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 def browser() -> str | None:
@@ -25,16 +33,32 @@ def main() -> int:
     if (chromium := browser()) is None:
         print("Chromium is missing, and it prints the PDF; Debian: apt install chromium", file=sys.stderr)
         return 1
-    build = [str(Path(sys.executable).with_name("jupyter-book")), "build", str(ROOT), "--builder", "singlehtml",
-             "-W", "-n", "--keep-going", "--quiet"]
+    build = [
+        str(Path(sys.executable).with_name("jupyter-book")),
+        "build",
+        str(ROOT),
+        "--builder",
+        "singlehtml",
+        "-W",
+        "-n",
+        "--keep-going",
+        "--quiet",
+    ]
     if code := subprocess.run(build).returncode:
         return code
     PDF.parent.mkdir(parents=True, exist_ok=True)
     with server(0, PAGE) as serving, tempfile.TemporaryDirectory() as profile:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
-        shutil.copy(PAGE / "book" / "intro.html", PAGE / "whole.html")    # its links start at the top folder
-        command = [chromium, *QUIET, f"--user-data-dir={profile}", "--virtual-time-budget=30000",
-                   "--no-pdf-header-footer", f"--print-to-pdf={PDF}", f"http://127.0.0.1:{serving.server_port}/whole.html"]
+        shutil.copy(PAGE / "book" / "intro.html", PAGE / "whole.html")  # its links start at the top folder
+        command = [
+            chromium,
+            *QUIET,
+            f"--user-data-dir={profile}",
+            "--virtual-time-budget=30000",
+            "--no-pdf-header-footer",
+            f"--print-to-pdf={PDF}",
+            f"http://127.0.0.1:{serving.server_port}/whole.html",
+        ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         serving.shutdown()
     if done.returncode or not PDF.exists():

@@ -4,10 +4,10 @@ import json
 import re
 
 RANDOM = (
-    r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])",    # a UUID: cells of tables, scripts
-    r"(?<![0-9a-zA-Z+/=])[0-9a-f]{32}(?![0-9a-zA-Z+/=])",                       # the same without dashes: widgets
-    r"\bT_[0-9a-f]{5}(?![0-9a-zA-Z])",                                          # pandas' styled tables
-    r"\b0x[0-9a-f]{8,16}\b",                                                    # memory addresses
+    r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])",  # a UUID: cells of tables, scripts
+    r"(?<![0-9a-zA-Z+/=])[0-9a-f]{32}(?![0-9a-zA-Z+/=])",  # the same without dashes: widgets
+    r"\bT_[0-9a-f]{5}(?![0-9a-zA-Z])",  # pandas' styled tables
+    r"\b0x[0-9a-f]{8,16}\b",  # memory addresses
 )
 
 
@@ -22,8 +22,12 @@ def stable(notebook: dict) -> dict:
         cells.append(cell)
     metadata = {
         "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python", "file_extension": ".py", "mimetype": "text/x-python",
-                          "pygments_lexer": "ipython3"},
+        "language_info": {
+            "name": "python",
+            "file_extension": ".py",
+            "mimetype": "text/x-python",
+            "pygments_lexer": "ipython3",
+        },
     }
     metadata |= {key: notebook["metadata"][key] for key in ("widgets", "e2vit") if key in notebook["metadata"]}
     return _renamed({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
@@ -52,8 +56,10 @@ def _renamed(notebook: dict) -> dict:
     if names:
         content = re.sub("|".join(RANDOM), lambda match: names[match[0]], content)
     *outputs, widgets = json.loads(content)
-    cells = [{**cell, "outputs": new} if new is not None else cell
-             for cell, new in zip(notebook["cells"], outputs, strict=True)]
+    cells = [
+        {**cell, "outputs": new} if new is not None else cell
+        for cell, new in zip(notebook["cells"], outputs, strict=True)
+    ]
     metadata = notebook["metadata"] | ({"widgets": widgets} if widgets else {})
     return {**notebook, "cells": cells, "metadata": metadata}
 
@@ -64,8 +70,11 @@ def _widgets(parts: list) -> list[str]:
     The file lists them by name, so their order there is as random as the names are.
     """
     *outputs, saved = parts
-    states = {name: json.dumps(model, sort_keys=True) for kind in (saved or {}).values()
-              for name, model in kind["state"].items()}
+    states = {
+        name: json.dumps(model, sort_keys=True)
+        for kind in (saved or {}).values()
+        for name, model in kind["state"].items()
+    }
     order: dict[str, int] = {}
 
     def visit(name: str) -> None:

@@ -64,7 +64,7 @@ def verify(archive: Path, package: str, integrity: str) -> None:
 def main() -> int:
     if is_vendored():
         return 0
-    wanted = [package for package, entry in PACKAGES.items() if "only" not in entry]    # the rest is for tests alone
+    wanted = [package for package, entry in PACKAGES.items() if "only" not in entry]  # the rest is for tests alone
     if shutil.which("npm") is None:
         print("npm is missing: the pages will take their scripts from public networks (CDN)", file=sys.stderr)
         return 1 if os.environ.get("E2VIT_REQUIRE_ALL") else 0
@@ -75,7 +75,7 @@ def main() -> int:
             shutil.rmtree(VENDOR, ignore_errors=True)
             shutil.copytree(folder, VENDOR)
         VENDOR.chmod(0o755)
-        (VENDOR / "stamp").write_text(stamp())    # last: without it the folder counts as incomplete
+        (VENDOR / "stamp").write_text(stamp())  # last: without it the folder counts as incomplete
     except (VendorError, subprocess.TimeoutExpired, OSError) as reason:
         print(f"{reason}: the pages will take their scripts from public networks (CDN)", file=sys.stderr)
         return 1 if os.environ.get("E2VIT_REQUIRE_ALL") else 0

@@ -5,9 +5,8 @@ import math
 import sys
 from pathlib import Path
 
-from e2vit import runner
 from e2vit.data import DataError
-from e2vit.experiments import EXPERIMENTS, RecordError, find, status
+from e2vit.experiments import EXPERIMENTS, RecordError, find, runner, status
 from e2vit.export import ExportError, export_run
 
 
@@ -18,7 +17,9 @@ def main(arguments: list[str] | None = None) -> int:
     of_status = commands.add_parser("status", help="which records are there, and what the missing ones cost")
     of_run = commands.add_parser("run", help="train what has no record yet")
     of_run.add_argument("names", nargs="*", metavar="NAME", help="experiments, see list")
-    of_run.add_argument("--missing", action="store_true", help="only what has no record; of all experiments, most wanted first")
+    of_run.add_argument(
+        "--missing", action="store_true", help="only what has no record; of all experiments, most wanted first"
+    )
     of_run.add_argument("--seeds", type=int, help="how many seeds; the wanted number when left out")
     of_run.add_argument("--seed", type=int, help="this seed alone")
     of_run.add_argument("--budget-minutes", type=float, default=math.inf, help="stop before so long; continue later")
@@ -45,8 +46,10 @@ def _list(options) -> int:
     width = max(map(len, EXPERIMENTS))
     for name, experiment in EXPERIMENTS.items():
         expected = f"{100 * experiment.expected:.1f} %" if experiment.expected else "open"
-        print(f"{name:{width}}  {experiment.about}; expected {expected}, one seed takes about "
-              f"{experiment.gpu_minutes:g} min on a GPU, {experiment.cpu_minutes:g} min on two cores")
+        print(
+            f"{name:{width}}  {experiment.about}; expected {expected}, one seed takes about "
+            f"{experiment.gpu_minutes:g} min on a GPU, {experiment.cpu_minutes:g} min on two cores"
+        )
     return 0
 
 
@@ -57,11 +60,15 @@ def _status(options) -> int:
     print(f"{'experiment':{width}}  /wanted  stale  seeds             GPU      CPU  ran on")
     for row in rows:
         stale, missing = (",".join(map(str, row[key])) or "–" for key in ("stale", "missing"))
-        print(f"{row['experiment']:{width}}  {row['present']:>3}/{row['wanted']:<3}  {stale:<5}  {missing:<14}  "
-              f"{row['gpu_minutes']:>5g}  {row['cpu_minutes']:>7g}  {' / '.join(row['devices']) or '–'}".rstrip())
+        print(
+            f"{row['experiment']:{width}}  {row['present']:>3}/{row['wanted']:<3}  {stale:<5}  {missing:<14}  "
+            f"{row['gpu_minutes']:>5g}  {row['cpu_minutes']:>7g}  {' / '.join(row['devices']) or '–'}".rstrip()
+        )
     wanted, missing = sum(row["wanted"] for row in rows), sum(len(row["missing"]) for row in rows)
-    print(f"{wanted - missing} of {wanted} wanted runs are there, {sum(row['present'] for row in rows)} with those "
-          f"beyond; {sum(len(row['stale']) for row in rows)} are stale")
+    print(
+        f"{wanted - missing} of {wanted} wanted runs are there, {sum(row['present'] for row in rows)} with those "
+        f"beyond; {sum(len(row['stale']) for row in rows)} are stale"
+    )
     for what, count in (("the whole book", lambda row: row["wanted"]), ("to do", lambda row: len(row["missing"]))):
         gpu, cpu = (sum(count(row) * row[key] for row in rows) / 60 for key in ("gpu_minutes", "cpu_minutes"))
         print(f"{what}: {gpu:.1f} hours on one GPU, {cpu:.0f} hours on two cores")
@@ -78,7 +85,7 @@ def _run(options) -> int:
     seconds = 60 * options.budget_minutes
     if options.jobs == 1:
         return runner.work(todo, options.results, seconds, missing=options.missing, progress=not options.quiet)
-    arguments = ["run", *names, "--missing", "--quiet"]    # each looks for what no other has begun
+    arguments = ["run", *names, "--missing", "--quiet"]  # each looks for what no other has begun
     for option in ("seeds", "seed", "results"):
         if getattr(options, option) is not None:
             arguments += [f"--{option}", str(getattr(options, option))]

@@ -124,7 +124,7 @@ def _act_on_plane(group: FiniteGroup, g: int, images: Tensor) -> Tensor:
     (a, b), (c, d) = matrix.round().int().tolist()
     if b and images.shape[-1] != images.shape[-2]:
         raise ValueError(f"a quarter turn needs a square image, got {images.shape[-2]}×{images.shape[-1]}")
-    if a * d - b * c < 0:    # a rotation after the mirror x → −x: mirror first
+    if a * d - b * c < 0:  # a rotation after the mirror x → −x: mirror first
         images, a, c = images.flip(-1), -a, -c
     quarter_turns = {(1, 0): 0, (0, 1): 1, (-1, 0): 2, (0, -1): 3}[a, c]
     return images.rot90(quarter_turns, (-2, -1))

@@ -75,9 +75,14 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[S
 
 
 def fused_weights(
-    query: Float[Tensor, "*heads query d"], key: Float[Tensor, "*key_heads key d"],
-    value: Float[Tensor, "*key_heads key e"], attn_mask: Tensor | None = None, dropout_p: float = 0.0,
-    is_causal: bool = False, scale: float | None = None, enable_gqa: bool = False,
+    query: Float[Tensor, "*heads query d"],
+    key: Float[Tensor, "*key_heads key d"],
+    value: Float[Tensor, "*key_heads key e"],
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Float[Tensor, "*heads query key"]:
     """The weights that ``F.scaled_dot_product_attention`` uses and does not return, without dropout."""
     if enable_gqa:
@@ -98,12 +103,12 @@ def _entering(name: str, module: nn.Module, running: list[tuple[str, nn.Module]]
 
 def _leaving(name: str, running: list[tuple[str, nn.Module]], seen: Seen, wanted: bool) -> Callable:
     def leave(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        while running and running.pop()[0] != name:    # also after an error below, which skipped other hooks
+        while running and running.pop()[0] != name:  # also after an error below, which skipped other hooks
             pass
         output = output[0] if isinstance(output, (tuple, list)) and output else output
         if not wanted or not isinstance(output, Tensor):
             return
-        seen.features[name] = output.detach().clone()    # a copy: a later layer may work in place
+        seen.features[name] = output.detach().clone()  # a copy: a later layer may work in place
         if _tells_its_weights(module):
             with torch.no_grad():
                 seen.attention[name] = module.weights(*args, **kwargs)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from e2vit.experiments import Experiment, run
 from e2vit.layers.local_attention import LocalGroupSelfAttention
 
-OPSET = 18    # new enough for the exporter, old enough for ONNX Runtime Web
+OPSET = 18  # new enough for the exporter, old enough for ONNX Runtime Web
 
 
 class ExportError(RuntimeError):
@@ -38,9 +38,16 @@ def export(model: nn.Module, images: Tensor, path: Path, tolerance: float = 1e-5
     try:
         with torch.no_grad():
             program = torch.onnx.export(
-                model, (images,), dynamo=True, opset_version=OPSET, input_names=["images"], output_names=["logits"],
-                dynamic_shapes=({0: torch.export.Dim("batch")},), verbose=False)
-    except Exception as reason:    # whatever the exporter raises, the reader needs its last line
+                model,
+                (images,),
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=["images"],
+                output_names=["logits"],
+                dynamic_shapes=({0: torch.export.Dim("batch")},),
+                verbose=False,
+            )
+    except Exception as reason:  # whatever the exporter raises, the reader needs its last line
         last = str(reason.__cause__ or reason).strip().splitlines()[-1]
         raise ExportError(f"{type(model).__name__} can't be exported: {last}") from reason
     proto = program.model_proto
@@ -49,8 +56,9 @@ def export(model: nn.Module, images: Tensor, path: Path, tolerance: float = 1e-5
     content = proto.SerializeToString()
     deviation = max(_deviation(content, model, batch) for batch in (images, images[:1], images.repeat(2, 1, 1, 1)))
     if deviation > tolerance:
-        raise ExportError(f"the exported {type(model).__name__} deviates from torch by {deviation:.1e}, more than "
-                          f"{tolerance:.0e}")
+        raise ExportError(
+            f"the exported {type(model).__name__} deviates from torch by {deviation:.1e}, more than {tolerance:.0e}"
+        )
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)

@@ -87,8 +87,10 @@ def _checked(n: int) -> int:
 def _rotations(n: int) -> Float64[Tensor, "rotation 2 2"]:
     """Rotation matrices; cosines and sines that should be 0, ±1/2 or ±1 are exactly that."""
     radians = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
-    cos, sin = (torch.where((2 * t - (2 * t).round()).abs() < 1e-12, (2 * t).round() / 2, t) for t in
-                (radians.cos(), radians.sin()))
+    cos, sin = (
+        torch.where((2 * t - (2 * t).round()).abs() < 1e-12, (2 * t).round() / 2, t)
+        for t in (radians.cos(), radians.sin())
+    )
     return torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2) + 0.0
 
 

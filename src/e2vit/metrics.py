@@ -12,9 +12,7 @@ from e2vit.actions import rotate
 from e2vit.data import Split, as_float
 
 
-def accuracy(
-    logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]
-) -> tuple[float, tuple[float, float]]:
+def accuracy(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> tuple[float, tuple[float, float]]:
     """The fraction of correct predictions and its 95 % Wilson interval."""
     rate = int((logits.argmax(-1) == labels).sum()) / len(labels)
     return rate, wilson(rate, len(labels))

@@ -47,9 +47,19 @@ class GroupSelfAttention(nn.Module):
     """
 
     def __init__(
-        self, group: FiniteGroup, channels: int, heads: int, head_dim: int, *, out_channels: int | None = None,
-        lifting: bool = False, index: Callable = cayley_index, position: str = "sound", query_pose: str = "sum",
-        scale: float | None = None, dropout: float = 0.0,
+        self,
+        group: FiniteGroup,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        *,
+        out_channels: int | None = None,
+        lifting: bool = False,
+        index: Callable = cayley_index,
+        position: str = "sound",
+        query_pose: str = "sum",
+        scale: float | None = None,
+        dropout: float = 0.0,
     ):
         super().__init__()
         if min(channels, heads, head_dim, out_channels or 1) < 1:
@@ -59,7 +69,7 @@ class GroupSelfAttention(nn.Module):
         self.group, self.lifting, self.heads, self.dropout = group, lifting, heads, dropout
         self.scale = head_dim**-0.5 if scale is None else scale
         self.diagonal = query_pose == "diagonal" and not lifting
-        self.forward_offsets = index is gsa_index    # GSA-Nets count their poses the other way
+        self.forward_offsets = index is gsa_index  # GSA-Nets count their poses the other way
         self.qkv = Pointwise(channels, 3 * heads * head_dim)
         self.out = Pointwise(heads * head_dim, out_channels or channels)
         self.position, element_channels = _position(position, head_dim, lifting)
@@ -67,10 +77,10 @@ class GroupSelfAttention(nn.Module):
         if tuple(table.shape) != (group.order, *(1 if lifting else group.order,) * 2):
             raise ValueError(f"the index table has axes {tuple(table.shape)}, but {group} has {group.order} elements")
         self.register_buffer("table", table, persistent=False)
-        self.register_buffer("offsets", None)    # positions seen by each pose, when they come with released weights
+        self.register_buffer("offsets", None)  # positions seen by each pose, when they come with released weights
         self.element_padding = head_dim - element_channels
         self.element = None if lifting else nn.Parameter(torch.randn(int(table.max()) + 1, element_channels))
-        self.normalize = nn.Softmax(dim=-1)    # a submodule, so that a hook can see the attention
+        self.normalize = nn.Softmax(dim=-1)  # a submodule, so that a hook can see the attention
 
     def forward(
         self, x: Float[Tensor, "batch channel *pose height width"]

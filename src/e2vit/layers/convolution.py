@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from e2vit.actions import is_exact
 from e2vit.groups import FiniteGroup, relative_elements
-from e2vit.layers.kernel_basis import turned_basis
+from e2vit.layers.filters import turned_basis
 
 
 class LiftingConv(nn.Module):
@@ -27,7 +27,13 @@ class LiftingConv(nn.Module):
     """
 
     def __init__(
-        self, group: FiniteGroup, channels: int, out_channels: int, kernel: int, padding: int = 0, stride: int = 1,
+        self,
+        group: FiniteGroup,
+        channels: int,
+        out_channels: int,
+        kernel: int,
+        padding: int = 0,
+        stride: int = 1,
         bias: bool = True,
     ):
         super().__init__()
@@ -55,13 +61,19 @@ class GroupConv(nn.Module):
     """From lifted maps to lifted maps: filters over relative pose and position. Error as in ``LiftingConv``."""
 
     def __init__(
-        self, group: FiniteGroup, channels: int, out_channels: int, kernel: int, padding: int = 0, stride: int = 1,
+        self,
+        group: FiniteGroup,
+        channels: int,
+        out_channels: int,
+        kernel: int,
+        padding: int = 0,
+        stride: int = 1,
         bias: bool = True,
     ):
         super().__init__()
         self.group, self.kernel, self.padding, self.stride = group, kernel, padding, stride
         self.register_buffer("basis", turned_basis(group, kernel), persistent=False)
-        self.register_buffer("relative", relative_elements(group), persistent=False)    # g⁻¹m
+        self.register_buffer("relative", relative_elements(group), persistent=False)  # g⁻¹m
         count = self.basis.shape[1]
         scale = (2 / (channels * group.order * count)) ** 0.5
         self.weight = nn.Parameter(torch.randn(out_channels, channels, group.order, count) * scale)
@@ -71,7 +83,7 @@ class GroupConv(nn.Module):
         """The filter of every output channel in every pose, as ordinary convolution weights."""
         turned = einsum(self.weight, self.basis, "out channel r b, g b pixel -> out channel g r pixel")
         index = self.relative[:, :, None].expand(*turned.shape[:2], -1, -1, turned.shape[-1])
-        turned = turned.gather(3, index)    # for each g, the poses m in their own order
+        turned = turned.gather(3, index)  # for each g, the poses m in their own order
         return rearrange(turned, "out channel g m (row column) -> (out g) (channel m) row column", row=self.kernel)
 
     def forward(
@@ -104,7 +116,7 @@ class SpatialPool(nn.Module):
         pool = F.max_pool2d if self.mode == "max" else F.avg_pool2d
         planes = x.flatten(1, 2)
         if x.device.type == "cpu" and not torch.compiler.is_compiling():
-            planes = planes.contiguous(memory_format=torch.channels_last)    # the copy is cheaper than what it saves
+            planes = planes.contiguous(memory_format=torch.channels_last)  # the copy is cheaper than what it saves
         return pool(planes, self.kernel).unflatten(1, x.shape[1:3])
 
 
@@ -117,8 +129,10 @@ def pool_elements(
 
 def check_poses(x: Tensor, group: FiniteGroup) -> None:
     if x.ndim != 5 or x.shape[2] != group.order:
-        raise ValueError(f"expected a lifted map (batch, channel, {group.order}, height, width) for {group}, "
-                         f"got shape {tuple(x.shape)}")
+        raise ValueError(
+            f"expected a lifted map (batch, channel, {group.order}, height, width) for {group}, "
+            f"got shape {tuple(x.shape)}"
+        )
 
 
 def check_size_rule(size: tuple[int, int], kernel: int, padding: int, stride: int) -> None:
@@ -126,5 +140,7 @@ def check_size_rule(size: tuple[int, int], kernel: int, padding: int, stride: in
     for side in size:
         if not is_exact(side, kernel, padding, stride):
             works = [n for n in range(max(1, side - stride), side + stride + 1) if is_exact(n, kernel, padding, stride)]
-            raise ValueError(f"kernel {kernel}, padding {padding}, stride {stride} on {side} pixels breaks "
-                             f"equivariance to quarter turns; nearby sizes that work: {', '.join(map(str, works))}")
+            raise ValueError(
+                f"kernel {kernel}, padding {padding}, stride {stride} on {side} pixels breaks "
+                f"equivariance to quarter turns; nearby sizes that work: {', '.join(map(str, works))}"
+            )

@@ -23,8 +23,11 @@ class GroupBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.shortcut = Pointwise(channels, out_channels) if channels != out_channels else nn.Identity()
         self.mlp = nn.Sequential(
-            Pointwise(out_channels, out_channels // 2), nn.GroupNorm(1, out_channels // 2, eps), nn.SiLU(),
-            Pointwise(out_channels // 2, out_channels), nn.GroupNorm(1, out_channels, eps),
+            Pointwise(out_channels, out_channels // 2),
+            nn.GroupNorm(1, out_channels // 2, eps),
+            nn.SiLU(),
+            Pointwise(out_channels // 2, out_channels),
+            nn.GroupNorm(1, out_channels, eps),
         )
 
     def forward(
@@ -37,4 +40,4 @@ class GroupBlock(nn.Module):
 
     def _cropped(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        return x[..., self.crop:height - self.crop, self.crop:width - self.crop]
+        return x[..., self.crop : height - self.crop, self.crop : width - self.crop]

@@ -58,7 +58,7 @@ class PoseAttention(nn.Module):
         qkv = rearrange(self.qkv(x), "batch pose token (p head d) -> p batch pose head token d", p=3, head=self.heads)
         q, k, v = qkv
         if self.rotary is not None:
-            q, k = self.rotary(q, k)    # joint: queries of each pose meet keys of their own
+            q, k = self.rotary(q, k)  # joint: queries of each pose meet keys of their own
             if self.joint:
                 v = rearrange(v, "batch pose head token d -> batch 1 head (pose token) d").expand_as(k)
         if self.joint and self.rotary is None:
@@ -69,14 +69,16 @@ class PoseAttention(nn.Module):
         return self.out(rearrange(x, "batch pose head token d -> batch pose token (head d)"))
 
     def _attend(
-        self, q: Float[Tensor, "batch *pose head query d"], k: Float[Tensor, "batch *pose head key d"],
+        self,
+        q: Float[Tensor, "batch *pose head query d"],
+        k: Float[Tensor, "batch *pose head key d"],
         v: Float[Tensor, "batch *pose head key d"],
     ) -> Float[Tensor, "batch *pose head query d"]:
         bias = None if self.bias is None else self.bias().to(q.dtype)
         if self.training and q.device.type == "cpu" and bias is not None:
             # torch's fused attention has no gradient for a bias on a CPU, and what it does instead is slower than this
             return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(-1) @ v
-        if torch.compiler.is_compiling() and q.ndim == 5:    # exporters know four axes: a pose is one more head
+        if torch.compiler.is_compiling() and q.ndim == 5:  # exporters know four axes: a pose is one more head
             parts = (rearrange(x, "batch pose head token d -> batch (pose head) token d") for x in (q, k, v))
             x = F.scaled_dot_product_attention(*parts, None if bias is None else bias.flatten(0, 1)[None])
             return rearrange(x, "batch (pose head) token d -> batch pose head token d", pose=q.shape[1])
@@ -87,7 +89,13 @@ class PoseBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)); the same weights for every pose."""
 
     def __init__(
-        self, group: FiniteGroup, side: int, width: int, heads: int, expansion: int = 2, attention: str = "joint",
+        self,
+        group: FiniteGroup,
+        side: int,
+        width: int,
+        heads: int,
+        expansion: int = 2,
+        attention: str = "joint",
         position: str = "bias",
     ):
         super().__init__()

@@ -37,8 +37,8 @@ def seen_offsets(
     forward: v·o instead, which is what the released GSA-Nets have. Their pose v is what is called v⁻¹ elsewhere.
     Computed in float64 and then rounded once, so that a turned offset is the turned offset.
     """
-    with torch.inference_mode(False):    # what is cached during inference must serve in training too
-        matrices = group.matrices if forward else group.matrices.transpose(-2, -1)    # orthogonal: inverse = transpose
+    with torch.inference_mode(False):  # what is cached during inference must serve in training too
+        matrices = group.matrices if forward else group.matrices.transpose(-2, -1)  # orthogonal: inverse = transpose
         turned = window_offsets(rows, columns) @ matrices.transpose(-2, -1)
         return turned.to(device=device, dtype=dtype)
 
@@ -63,7 +63,7 @@ class SoundPosition(nn.Module):
     def __init__(self, channels: int, hidden: int = 16):
         super().__init__()
         self.waves = nn.Linear(2, hidden)
-        nn.init.normal_(self.waves.weight, std=math.pi / 2)    # half a wave across the window
+        nn.init.normal_(self.waves.weight, std=math.pi / 2)  # half a wave across the window
         nn.init.uniform_(self.waves.bias, -math.pi, math.pi)
         self.norm = nn.LayerNorm(hidden, eps=1e-5)
         self.out = nn.Linear(hidden, channels)
@@ -84,9 +84,15 @@ class PositionAsReleased(nn.Module):
         """channels: of the result; the first 2·axis_channels are filled, the rest is zero."""
         super().__init__()
         self.channels = channels
-        self.row, self.column = (nn.Sequential(
-            nn.Linear(1, 16), nn.LayerNorm(16, eps=1e-12), nn.SiLU(), nn.Linear(16, axis_channels),
-        ) for _ in range(2))
+        self.row, self.column = (
+            nn.Sequential(
+                nn.Linear(1, 16),
+                nn.LayerNorm(16, eps=1e-12),
+                nn.SiLU(),
+                nn.Linear(16, axis_channels),
+            )
+            for _ in range(2)
+        )
         for layer in (*self.row, *self.column):
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=math.sqrt(2 / layer.in_features))
@@ -94,7 +100,7 @@ class PositionAsReleased(nn.Module):
 
     def forward(self, offsets: Float[Tensor, "v offset 2"]) -> Float[Tensor, "v offset d"]:
         x, y = offsets[..., :1], offsets[..., 1:]
-        features = torch.cat([self.row(-y), self.column(x)], -1)    # rows grow downwards
+        features = torch.cat([self.row(-y), self.column(x)], -1)  # rows grow downwards
         return F.pad(features, (0, self.channels - features.shape[-1]))
 
 
@@ -137,8 +143,9 @@ def plane_waves(channels: int, height: int, width: int, slowest: float = 10) -> 
 
 def _fitting(table: Float[Tensor, "channel height width"], x: Tensor) -> Tensor:
     if (x.shape[1], *x.shape[-2:]) != tuple(table.shape):
-        raise ValueError(f"the positions are for (channel, height, width) = {tuple(table.shape)}, "
-                         f"not {(x.shape[1], *x.shape[-2:])}")
+        raise ValueError(
+            f"the positions are for (channel, height, width) = {tuple(table.shape)}, not {(x.shape[1], *x.shape[-2:])}"
+        )
     return table
 
 

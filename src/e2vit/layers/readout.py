@@ -45,11 +45,12 @@ class PoseReadout(nn.Module):
 
     def _bispectrum(self, x: Tensor) -> Tensor:
         """In real arithmetic, which every exporter and every device knows."""
-        real, imaginary = self.cosines.to(x.dtype) @ x, -self.sines.to(x.dtype) @ x    # batch frequency d
+        real, imaginary = self.cosines.to(x.dtype) @ x, -self.sines.to(x.dtype) @ x  # batch frequency d
         j, k = self.pairs.unbind(1)
         both = (j + k) % x.shape[1]
         a = real[:, j] * real[:, k] - imaginary[:, j] * imaginary[:, k]
         b = real[:, j] * imaginary[:, k] + imaginary[:, j] * real[:, k]
-        products = torch.cat([a * real[:, both] + b * imaginary[:, both],
-                              b * real[:, both] - a * imaginary[:, both]], 1)
-        return (products / (products.square() + 1e-6) ** (1 / 3)).flatten(1)    # smooth where a product is zero
+        products = torch.cat(
+            [a * real[:, both] + b * imaginary[:, both], b * real[:, both] - a * imaginary[:, both]], 1
+        )
+        return (products / (products.square() + 1e-6) ** (1 / 3)).flatten(1)  # smooth where a product is zero

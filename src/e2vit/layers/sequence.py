@@ -47,7 +47,7 @@ class MultiHeadAttention(nn.Module):
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
         self.heads = heads
         self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-        self.normalize = nn.Softmax(dim=-1)    # a submodule, so that a hook can see the attention map
+        self.normalize = nn.Softmax(dim=-1)  # a submodule, so that a hook can see the attention map
 
     def forward(
         self,
@@ -59,8 +59,10 @@ class MultiHeadAttention(nn.Module):
 
         mask: True where a query may look. Every query needs one such key; else its result is not a number.
         """
-        q, k, v = (rearrange(project(y), "batch token (head d) -> batch head token d", head=self.heads)
-                   for project, y in ((self.query, x), (self.key, memory), (self.value, memory)))
+        q, k, v = (
+            rearrange(project(y), "batch token (head d) -> batch head token d", head=self.heads)
+            for project, y in ((self.query, x), (self.key, memory), (self.value, memory))
+        )
         scores = einsum(q, k, "batch head query d, batch head key d -> batch head query key") / math.sqrt(q.shape[-1])
         if mask is not None:
             scores = scores.masked_fill(~mask[:, None], -math.inf)

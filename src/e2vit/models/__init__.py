@@ -9,7 +9,18 @@ from e2vit.models.transformer import Transformer, TransformerConfig
 from e2vit.models.vit import ViT, ViTConfig
 
 __all__ = [
-    "GCNN", "GCNNConfig", "GroupAttentionNet", "GroupAttentionNetConfig", "HybridViT", "HybridViTConfig",
-    "PooledHybrid", "PooledHybridConfig", "Symmetrized", "SymmetrizedConfig", "Transformer", "TransformerConfig",
-    "ViT", "ViTConfig",
+    "GCNN",
+    "GCNNConfig",
+    "GroupAttentionNet",
+    "GroupAttentionNetConfig",
+    "HybridViT",
+    "HybridViTConfig",
+    "PooledHybrid",
+    "PooledHybridConfig",
+    "Symmetrized",
+    "SymmetrizedConfig",
+    "Transformer",
+    "TransformerConfig",
+    "ViT",
+    "ViTConfig",
 ]

@@ -21,17 +21,17 @@ class GCNNConfig:
     """The defaults are the P4CNN: 24,620 parameters."""
 
     group: FiniteGroup = cyclic(4)
-    image_size: int = 28                    # side, pixels
+    image_size: int = 28  # side, pixels
     channels: int = 1
     classes: int = 10
-    widths: tuple[int, ...] = (10,) * 6     # channels for each pose, for each layer
+    widths: tuple[int, ...] = (10,) * 6  # channels for each pose, for each layer
     kernel: int = 3
-    same_size: bool = False                 # pad the maps; else each layer takes kernel − 1 pixels away
-    pool_after: tuple[int, ...] = (2,)      # the layers, counted from 1, that a 2×2 max-pool follows
-    readout: str = "max"                    # one more convolution, over the whole map, to the classes, then the maximum
-                                            # over poses; or "mean_max": mean over positions, mean and maximum over
-                                            # poses, linear
-    dropout: float = 0.0                    # of single numbers after layers 1, 3, 4, … ; before the head for "mean_max"
+    same_size: bool = False  # pad the maps; else each layer takes kernel − 1 pixels away
+    pool_after: tuple[int, ...] = (2,)  # the layers, counted from 1, that a 2×2 max-pool follows
+    readout: str = "max"  # one more convolution, over the whole map, to the classes, then the maximum
+    # over poses; or "mean_max": mean over positions, mean and maximum over
+    # poses, linear
+    dropout: float = 0.0  # of single numbers after layers 1, 3, 4, … ; before the head for "mean_max"
 
     def __post_init__(self):
         if self.readout not in ("max", "mean_max"):
@@ -44,8 +44,10 @@ class GCNNConfig:
             raise ValueError(f"an image of {self.image_size} pixels is convolved and pooled to nothing")
         if not self._works(self.image_size):
             nearby = [n for n in range(max(1, self.image_size - 8), self.image_size + 9) if self._works(n)]
-            raise ValueError(f"image size {self.image_size} leads to an odd map before a 2×2 pool, which would break "
-                             f"equivariance; sizes that work: {', '.join(map(str, nearby))}")
+            raise ValueError(
+                f"image size {self.image_size} leads to an odd map before a 2×2 pool, which would break "
+                f"equivariance; sizes that work: {', '.join(map(str, nearby))}"
+            )
 
     @classmethod
     def p4cnn(cls, **changes) -> "GCNNConfig":
@@ -60,8 +62,16 @@ class GCNNConfig:
     @classmethod
     def modern(cls, **changes) -> "GCNNConfig":
         """The stem of the hybrid with two more convolutions where the hybrid has its transformer blocks."""
-        return cls(**{"widths": (8, 24, 32, 32, 32), "kernel": 5, "same_size": True, "pool_after": (1, 2),
-                      "readout": "mean_max", **changes})
+        return cls(
+            **{
+                "widths": (8, 24, 32, 32, 32),
+                "kernel": 5,
+                "same_size": True,
+                "pool_after": (1, 2),
+                "readout": "mean_max",
+                **changes,
+            }
+        )
 
     def tiny(self) -> "GCNNConfig":
         return replace(self, widths=tuple(2 for _ in self.widths))
@@ -114,7 +124,7 @@ class GCNN(nn.Module):
         self.layers = nn.Sequential(*layers)
         if config.readout == "max":
             self.top = GroupConv(group, before, config.classes, config.side)
-            self.head = nn.Identity()    # the maximum over poses comes last: nothing is left to do
+            self.head = nn.Identity()  # the maximum over poses comes last: nothing is left to do
         else:
             self.dropout = nn.Dropout(config.dropout)
             self.head = nn.Linear(2 * before, config.classes)
@@ -123,8 +133,10 @@ class GCNN(nn.Module):
         """Invariant to the group: class scores, or the mean and the largest response of each channel over the poses."""
         config = self.config
         if images.shape[1:] != (config.channels, config.image_size, config.image_size):
-            raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes "
-                             f"({config.channels}, {config.image_size}, {config.image_size})")
+            raise ValueError(
+                f"images have shape {tuple(images.shape[1:])}, this model takes "
+                f"({config.channels}, {config.image_size}, {config.image_size})"
+            )
         x = self.layers(images)
         if config.readout == "max":
             return reduce(self.top(x), "batch d pose 1 1 -> batch d", "max")

@@ -29,24 +29,24 @@ class GroupAttentionNetConfig:
     weights, which the fast kernels do not have."""
 
     group: FiniteGroup = cyclic(4)
-    index: Callable = cayley_index      # or gsa_index, gevit_index: the released tables
-    window: int = 9                     # side, pixels
-    window_shape: str = "square"        # or "disc"
-    image_size: int = 28                # side, pixels
+    index: Callable = cayley_index  # or gsa_index, gevit_index: the released tables
+    window: int = 9  # side, pixels
+    window_shape: str = "square"  # or "disc"
+    image_size: int = 28  # side, pixels
     in_channels: int = 1
     classes: int = 10
-    channels: int = 20                  # features after lifting; head_dim is half of those a layer puts out
+    channels: int = 20  # features after lifting; head_dim is half of those a layer puts out
     heads: int = 9
-    blocks: tuple[int, ...] = (2, 3)    # layers in each block
-    expansions: tuple[int, ...] = (1, 1)         # features of a block, in features of the one before
-    crops: tuple[int, ...] = (2, 0, 2, 1, 1)     # pixels cut from each border, for each layer
+    blocks: tuple[int, ...] = (2, 3)  # layers in each block
+    expansions: tuple[int, ...] = (1, 1)  # features of a block, in features of the one before
+    crops: tuple[int, ...] = (2, 0, 2, 1, 1)  # pixels cut from each border, for each layer
     pool_after_last: bool = False
-    norms_between: bool = False         # a norm and a swish after each layer
-    position: str = "released"          # or "sound"
-    score_scale: str = "channels"       # scores over √(input channels), as released; or "head_dim"
-    query_pose: str = "sum"             # over all, as released; or "diagonal", the query has the pose of the output
-    readout: str = "sum"                # over positions, as released; or "mean"
-    attention_dropout: float = 0.0      # of single weights, released: 0.1; naive backend alone
+    norms_between: bool = False  # a norm and a swish after each layer
+    position: str = "released"  # or "sound"
+    score_scale: str = "channels"  # scores over √(input channels), as released; or "head_dim"
+    query_pose: str = "sum"  # over all, as released; or "diagonal", the query has the pose of the output
+    readout: str = "sum"  # over positions, as released; or "mean"
+    attention_dropout: float = 0.0  # of single weights, released: 0.1; naive backend alone
     value_dropout: float = 0.1
     input_dropout: float = 0.0
     pool_dropout: float = 0.0
@@ -62,8 +62,10 @@ class GroupAttentionNetConfig:
         if self.channels % 2:
             raise ValueError(f"channels, {self.channels}, is no multiple of 2: half of them go through the attention")
         if len(self.expansions) != len(self.blocks) or len(self.crops) != sum(self.blocks):
-            raise ValueError(f"blocks {self.blocks} need {len(self.blocks)} expansions and {sum(self.blocks)} crops, "
-                             f"got {len(self.expansions)} and {len(self.crops)}")
+            raise ValueError(
+                f"blocks {self.blocks} need {len(self.blocks)} expansions and {sum(self.blocks)} crops, "
+                f"got {len(self.expansions)} and {len(self.crops)}"
+            )
         if min(step.size_after for step in self.steps) < 1:
             raise ValueError(f"an image of {self.image_size} pixels is cropped and pooled to nothing")
         if self.position == "released" and (self.channels % 4 or self.channels < 8):
@@ -77,20 +79,42 @@ class GroupAttentionNetConfig:
     @classmethod
     def cifar10(cls, **changes) -> "GroupAttentionNetConfig":
         """As released; classes are read from an 8×8 map."""
-        return cls(**{
-            "image_size": 32, "in_channels": 3, "channels": 96, "window": 5, "blocks": (2, 2, 2), "crops": (0,) * 6,
-            "expansions": (1, 2, 1), "norms_between": True, "input_dropout": 0.2, "pool_dropout": 0.3,
-            "attention_dropout": 0.1, **changes,
-        })
+        return cls(
+            **{
+                "image_size": 32,
+                "in_channels": 3,
+                "channels": 96,
+                "window": 5,
+                "blocks": (2, 2, 2),
+                "crops": (0,) * 6,
+                "expansions": (1, 2, 1),
+                "norms_between": True,
+                "input_dropout": 0.2,
+                "pool_dropout": 0.3,
+                "attention_dropout": 0.1,
+                **changes,
+            }
+        )
 
     @classmethod
     def pcam(cls, **changes) -> "GroupAttentionNetConfig":
         """As released. Its last pool, 2×2 on a 7×7 map, breaks the size rule: not equivariant whatever the index."""
-        return cls(**{
-            "image_size": 96, "in_channels": 3, "classes": 2, "channels": 12, "window": 5, "blocks": (0, 1, 2, 1),
-            "crops": (0, 2, 1, 1), "expansions": (1, 2, 2, 2), "norms_between": True, "pool_after_last": True,
-            "attention_dropout": 0.1, **changes,
-        })
+        return cls(
+            **{
+                "image_size": 96,
+                "in_channels": 3,
+                "classes": 2,
+                "channels": 12,
+                "window": 5,
+                "blocks": (0, 1, 2, 1),
+                "crops": (0, 2, 1, 1),
+                "expansions": (1, 2, 2, 2),
+                "norms_between": True,
+                "pool_after_last": True,
+                "attention_dropout": 0.1,
+                **changes,
+            }
+        )
 
     @classmethod
     def pcam_corrected(cls, **changes) -> "GroupAttentionNetConfig":
@@ -107,8 +131,16 @@ class GroupAttentionNetConfig:
         pools, size = 0, self.image_size
         while size % 2 == 0 and size > 8:
             pools, size = pools + 1, size // 2
-        return replace(self, channels=8, heads=2, window=3, blocks=(0,) * pools + (1,), crops=(0,),
-                       expansions=(1,) * (pools + 1), pool_after_last=False)
+        return replace(
+            self,
+            channels=8,
+            heads=2,
+            window=3,
+            blocks=(0,) * pools + (1,),
+            crops=(0,),
+            expansions=(1,) * (pools + 1),
+            pool_after_last=False,
+        )
 
     @property
     def steps(self) -> list["Step"]:
@@ -159,16 +191,27 @@ class GroupAttentionNet(nn.Module):
         self.classify = Pointwise(last, config.classes, bias=False)
         if config.readout == "mean":
             with torch.no_grad():
-                self.classify.weight *= 0.1    # all classes start about as likely; released logits start near 100
-        self.head = nn.Identity()    # classes come before the pooling, which ends in a maximum: nothing is left to do
+                self.classify.weight *= 0.1  # all classes start about as likely; released logits start near 100
+        self.head = nn.Identity()  # classes come before the pooling, which ends in a maximum: nothing is left to do
 
     def _attention(self, channels: int, out_channels: int, lifting: bool = False) -> LocalGroupSelfAttention:
         config = self.config
         return LocalGroupSelfAttention(
-            config.group, channels, config.heads, out_channels // 2, out_channels=out_channels, window=config.window,
-            window_shape=config.window_shape, lifting=lifting, index=config.index, position=config.position,
-            query_pose=config.query_pose, scale=channels**-0.5 if config.score_scale == "channels" else None,
-            dropout=config.attention_dropout, backend=config.backend, small_maps=True,
+            config.group,
+            channels,
+            config.heads,
+            out_channels // 2,
+            out_channels=out_channels,
+            window=config.window,
+            window_shape=config.window_shape,
+            lifting=lifting,
+            index=config.index,
+            position=config.position,
+            query_pose=config.query_pose,
+            scale=channels**-0.5 if config.score_scale == "channels" else None,
+            dropout=config.attention_dropout,
+            backend=config.backend,
+            small_maps=True,
         )
 
     def _built(self, step: Step) -> list[nn.Module]:
@@ -176,8 +219,14 @@ class GroupAttentionNet(nn.Module):
         if step.kind == "pool":
             dropout = [nn.Dropout(config.pool_dropout)] if config.pool_dropout else []
             return [nn.MaxPool3d((1, 2, 2)), *dropout]
-        block = GroupBlock(self._attention(step.channels, step.out_channels), step.channels, step.out_channels,
-                           step.crop, config.value_dropout, config.norm_eps)
+        block = GroupBlock(
+            self._attention(step.channels, step.out_channels),
+            step.channels,
+            step.out_channels,
+            step.crop,
+            config.value_dropout,
+            config.norm_eps,
+        )
         between = [nn.GroupNorm(1, step.out_channels, config.norm_eps), nn.SiLU()] if config.norms_between else []
         return [block, *between]
 
@@ -202,8 +251,10 @@ class GroupAttentionNet(nn.Module):
     def _lift(self, images: Tensor) -> Float[Tensor, "batch channel element height width"]:
         config = self.config
         if images.shape[1:] != (config.in_channels, config.image_size, config.image_size):
-            raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes "
-                             f"({config.in_channels}, {config.image_size}, {config.image_size})")
+            raise ValueError(
+                f"images have shape {tuple(images.shape[1:])}, this model takes "
+                f"({config.in_channels}, {config.image_size}, {config.image_size})"
+            )
         return self.lifting(self.input_dropout(images))
 
     def _pooled(self, classes: Float[Tensor, "batch class_ element height width"]) -> Float[Tensor, "batch class_"]:
@@ -211,7 +262,12 @@ class GroupAttentionNet(nn.Module):
 
     @classmethod
     def from_released(
-        cls, state: dict[str, Any], group: FiniteGroup, index: Callable, window: int, tables: str = "state",
+        cls,
+        state: dict[str, Any],
+        group: FiniteGroup,
+        index: Callable,
+        window: int,
+        tables: str = "state",
     ) -> "GroupAttentionNet":
         """The released rotMNIST network with released weights, in evaluation mode and in their floating type.
 

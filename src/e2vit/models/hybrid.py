@@ -24,38 +24,48 @@ class HybridViTConfig:
     image_size: int = 28
     channels: int = 1
     classes: int = 10
-    stem: tuple[int, ...] = (8, 16, 24)    # channels for each pose; a 2×2 pool between one and the next
-    kernel: int = 5                        # of the stem, pixels
-    width: int = 24                        # features for each pose of a token
+    stem: tuple[int, ...] = (8, 16, 24)  # channels for each pose; a 2×2 pool between one and the next
+    kernel: int = 5  # of the stem, pixels
+    width: int = 24  # features for each pose of a token
     depth: int = 2
     heads: int = 4
     expansion: int = 2
-    attention: str = "joint"               # over positions and poses; or "within_pose"
-    dropout: float = 0.0                   # before the head
-    readout: str = "mean_max"              # over poses; or "mean", "bispectrum"
-    position: str = "bias"                 # or "rotary", "none"; "absolute" is a control: it breaks equivariance
-    pool: str = "max"                      # of the stem; "mean" turns more cleanly off the grid
-    poses: str = "kept"                    # or "pooled": averaged after the stem and lifted again, as others have it
-    patch: int = 0                         # pixels; above 0, lifted patches take the place of the stem's convolutions
+    attention: str = "joint"  # over positions and poses; or "within_pose"
+    dropout: float = 0.0  # before the head
+    readout: str = "mean_max"  # over poses; or "mean", "bispectrum"
+    position: str = "bias"  # or "rotary", "none"; "absolute" is a control: it breaks equivariance
+    pool: str = "max"  # of the stem; "mean" turns more cleanly off the grid
+    poses: str = "kept"  # or "pooled": averaged after the stem and lifted again, as others have it
+    patch: int = 0  # pixels; above 0, lifted patches take the place of the stem's convolutions
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.patch and (len(self.stem) != 1 or self.image_size % self.patch):
-            raise ValueError(f"patches of {self.patch} pixels need an image size that is a multiple of {self.patch} "
-                             f"and a stem of one width, got {self.image_size} pixels and {self.stem}")
+            raise ValueError(
+                f"patches of {self.patch} pixels need an image size that is a multiple of {self.patch} "
+                f"and a stem of one width, got {self.image_size} pixels and {self.stem}"
+            )
         if self.image_size % self.stride:
-            raise ValueError(f"image size {self.image_size} can't be halved {len(self.stem) - 1} times: the stem's "
-                             f"pools need a multiple of {self.stride}")
+            raise ValueError(
+                f"image size {self.image_size} can't be halved {len(self.stem) - 1} times: the stem's "
+                f"pools need a multiple of {self.stride}"
+            )
         if self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} can't keep the size of a map: that takes an odd one")
-        for field, allowed in (("attention", ("joint", "within_pose")), ("poses", ("kept", "pooled")),
-                               ("position", (*POSITIONS, "absolute")), ("readout", READOUTS)):
+        for field, allowed in (
+            ("attention", ("joint", "within_pose")),
+            ("poses", ("kept", "pooled")),
+            ("position", (*POSITIONS, "absolute")),
+            ("readout", READOUTS),
+        ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
         if self.position == "rotary" and self.width // self.heads % 2:
-            raise ValueError(f"rotary positions turn pairs of features, but width {self.width} with {self.heads} heads "
-                             f"leaves {self.width // self.heads} for each")
+            raise ValueError(
+                f"rotary positions turn pairs of features, but width {self.width} with {self.heads} heads "
+                f"leaves {self.width // self.heads} for each"
+            )
 
     @property
     def stride(self) -> int:
@@ -81,8 +91,15 @@ class HybridViT(nn.Module):
         self.stem = make_stem(config)
         self.embed = nn.Linear(config.stem[-1], config.width)
         self.blocks = nn.ModuleList(
-            PoseBlock(config.group, config.side, config.width, config.heads, config.expansion, config.attention,
-                      "none" if config.position == "absolute" else config.position)
+            PoseBlock(
+                config.group,
+                config.side,
+                config.width,
+                config.heads,
+                config.expansion,
+                config.attention,
+                "none" if config.position == "absolute" else config.position,
+            )
             for _ in range(config.depth)
         )
         if config.position == "absolute":
@@ -98,7 +115,7 @@ class HybridViT(nn.Module):
             raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes {expected}")
         x = self.stem(images)
         if self.config.poses == "pooled":
-            x = x.mean(2, keepdim=True).expand_as(x)    # every pose of the new lifting sees the same
+            x = x.mean(2, keepdim=True).expand_as(x)  # every pose of the new lifting sees the same
         x = self.embed(rearrange(x, "batch d pose row column -> batch pose (row column) d"))
         return x + self.places if self.config.position == "absolute" else x
 

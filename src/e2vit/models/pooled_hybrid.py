@@ -20,10 +20,10 @@ class PooledHybridConfig:
     """front: only its stem is used: group convolutions, or lifted patches."""
 
     front: HybridViTConfig = HybridViTConfig(group=cyclic(4), stem=(8, 24, 32))
-    channels: int = 20      # of the group attention
+    channels: int = 20  # of the group attention
     heads: int = 4
     layers: int = 2
-    window: int = 7         # side, positions of the map
+    window: int = 7  # side, positions of the map
 
     def __post_init__(self):
         if self.window > self.front.side:
@@ -33,9 +33,16 @@ class PooledHybridConfig:
     def net(self) -> GroupAttentionNetConfig:
         """The group attention network that reads the map."""
         return GroupAttentionNetConfig.sound(
-            group=self.front.group, image_size=self.front.side, in_channels=self.front.stem[-1], window=self.window,
-            classes=self.front.classes, channels=self.channels, heads=self.heads, blocks=(self.layers,),
-            crops=(0,) * self.layers, expansions=(1,),
+            group=self.front.group,
+            image_size=self.front.side,
+            in_channels=self.front.stem[-1],
+            window=self.window,
+            classes=self.front.classes,
+            channels=self.channels,
+            heads=self.heads,
+            blocks=(self.layers,),
+            crops=(0,) * self.layers,
+            expansions=(1,),
         )
 
     def tiny(self) -> "PooledHybridConfig":
@@ -51,7 +58,7 @@ class PooledHybrid(nn.Module):
         self.stem = make_stem(config.front)
         self.norm = nn.GroupNorm(1, config.front.stem[-1])
         self.net = GroupAttentionNet(config.net)
-        self.head = nn.Identity()    # the network ends in class scores
+        self.head = nn.Identity()  # the network ends in class scores
 
     def features(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch d"]:
         return self.net(self.norm(pool_elements(self.stem(images), "mean")))

@@ -30,16 +30,17 @@ RENAMED = [
     (r"\.group_embedding\.weight$", ".element"),
     (r"\.wout\.", ".out."),
 ]
-DERIVED = re.compile(r"(^|[./])(group\._\w+|g_indices)$")    # follows from the group
+DERIVED = re.compile(r"(^|[./])(group\._\w+|g_indices)$")  # follows from the group
 
 
 def load_released(net: nn.Module, state: Mapping[str, Any], tables: str) -> nn.Module:
     """The network with the weights of ``state``. ValueError when they are those of another group or architecture."""
     if tables not in ("state", "own"):
         raise ValueError(f"tables is 'state' or 'own', not {tables!r}")
-    theirs = {_renamed(name): torch.as_tensor(np.asarray(array)) for name, array in state.items()
-              if not DERIVED.search(name)}
-    last = f"layers.{len(net.layers)}.weight"    # the class scores are the last of their layers
+    theirs = {
+        _renamed(name): torch.as_tensor(np.asarray(array)) for name, array in state.items() if not DERIVED.search(name)
+    }
+    last = f"layers.{len(net.layers)}.weight"  # the class scores are the last of their layers
     ours = {"classify.weight" if name == last else name: x for name, x in theirs.items()}
     for prefix, layer in net.named_modules():
         if isinstance(layer, LocalGroupSelfAttention):
@@ -66,8 +67,12 @@ def _take_attention(prefix: str, layer: LocalGroupSelfAttention, state: dict[str
     """Rewrites the entries of one attention layer in place; returns its offsets (v, offset, 2), x and y."""
     try:
         for kind in ("weight", "bias"):
-            parts = [state.pop(f"{prefix}.{name}.{kind}").flatten(1) if kind == "weight" else
-                     state.pop(f"{prefix}.{name}.{kind}")[:, None] for name in ("query", "key", "value")]
+            parts = [
+                state.pop(f"{prefix}.{name}.{kind}").flatten(1)
+                if kind == "weight"
+                else state.pop(f"{prefix}.{name}.{kind}")[:, None]
+                for name in ("query", "key", "value")
+            ]
             merged = rearrange(torch.stack(parts), "p (d head) c -> (p head d) c", head=layer.heads)
             state[f"{prefix}.qkv.{kind}"] = merged if kind == "weight" else merged[:, 0]
         state[f"{prefix}.out.weight"] = rearrange(
@@ -83,6 +88,8 @@ def _checked_offsets(prefix: str, layer: LocalGroupSelfAttention, offsets: Tenso
     """ValueError unless they are, but for rounding, what this group and index see in this window."""
     own = seen_offsets(layer.group, layer.window, layer.window, layer.forward_offsets, torch.float64, offsets.device)
     if own.shape != offsets.shape or (own - offsets).abs().max() > 1e-5:
-        raise ValueError(f"the offsets of {prefix} in the state are not those of {layer.group} with window "
-                         f"{layer.window} and this index; pass tables='own' to use these weights with another one")
+        raise ValueError(
+            f"the offsets of {prefix} in the state are not those of {layer.group} with window "
+            f"{layer.window} and this index; pass tables='own' to use these weights with another one"
+        )
     return offsets

@@ -16,12 +16,12 @@ from e2vit.layers.sequence import MultiHeadAttention, causal_mask, sinusoidal_po
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    vocabulary: int = 13    # different tokens; the default: ten digits, start, end, padding
-    padding: int = 12       # the token that fills up short sequences and is never attended to
-    width: int = 64         # features per token
+    vocabulary: int = 13  # different tokens; the default: ten digits, start, end, padding
+    padding: int = 12  # the token that fills up short sequences and is never attended to
+    width: int = 64  # features per token
     heads: int = 4
-    depth: int = 2          # blocks of the encoder, and as many of the decoder
-    expansion: int = 4      # hidden features of the MLP, in widths
+    depth: int = 2  # blocks of the encoder, and as many of the decoder
+    expansion: int = 4  # hidden features of the MLP, in widths
     dropout: float = 0.0
 
     def __post_init__(self):
@@ -121,9 +121,7 @@ class Transformer(nn.Module):
         return self.head(self.decoder(target, memory, _visible(source, self.config)))
 
     @torch.inference_mode()
-    def generate(
-        self, source: Int64[Tensor, "batch source"], start: int, length: int
-    ) -> Int64[Tensor, "batch length"]:
+    def generate(self, source: Int64[Tensor, "batch source"], start: int, length: int) -> Int64[Tensor, "batch length"]:
         """Writes ``length`` tokens after ``start``, each the one with the highest score."""
         memory, visible = self.encoder(source), _visible(source, self.config)
         target = source.new_full((len(source), 1), start)
@@ -135,7 +133,7 @@ class Transformer(nn.Module):
 
 def _embedding(config: TransformerConfig) -> nn.Embedding:
     embedding = nn.Embedding(config.vocabulary, config.width)
-    nn.init.normal_(embedding.weight, std=config.width**-0.5)    # of size 1 once multiplied by √width
+    nn.init.normal_(embedding.weight, std=config.width**-0.5)  # of size 1 once multiplied by √width
     return embedding
 
 
@@ -150,5 +148,8 @@ def _visible(tokens: Int64[Tensor, "batch token"], config: TransformerConfig) ->
 
 
 def _mlp(config: TransformerConfig) -> nn.Sequential:
-    return nn.Sequential(nn.Linear(config.width, config.expansion * config.width), nn.ReLU(),
-                         nn.Linear(config.expansion * config.width, config.width))
+    return nn.Sequential(
+        nn.Linear(config.width, config.expansion * config.width),
+        nn.ReLU(),
+        nn.Linear(config.expansion * config.width, config.width),
+    )

@@ -17,18 +17,18 @@ from e2vit.layers.position import plane_waves
 
 @dataclass(frozen=True)
 class ViTConfig:
-    image_size: int = 28    # side, pixels
+    image_size: int = 28  # side, pixels
     channels: int = 1
     classes: int = 10
-    patch_size: int = 4     # 49 tokens
-    width: int = 96         # features per token
+    patch_size: int = 4  # 49 tokens
+    width: int = 96  # features per token
     depth: int = 6
     heads: int = 4
-    expansion: int = 2      # hidden features of the MLP, in widths
+    expansion: int = 2  # hidden features of the MLP, in widths
     dropout: float = 0.0
-    readout: str = "mean"   # "mean" over tokens, or "class_token"
-    initial_position: str = "normal"    # learned positions begin at random, or "sinusoidal": near ones begin alike
-    token_dropout: float = 0.0          # share of the patches of an image that a training step does not see
+    readout: str = "mean"  # "mean" over tokens, or "class_token"
+    initial_position: str = "normal"  # learned positions begin at random, or "sinusoidal": near ones begin alike
+    token_dropout: float = 0.0  # share of the patches of an image that a training step does not see
 
     def __post_init__(self):
         if self.image_size % self.patch_size:
@@ -76,8 +76,10 @@ class ViT(nn.Module):
         """The patches of an image as tokens, with their positions added."""
         config = self.config
         if images.shape[1:] != (config.channels, config.image_size, config.image_size):
-            raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes "
-                             f"({config.channels}, {config.image_size}, {config.image_size})")
+            raise ValueError(
+                f"images have shape {tuple(images.shape[1:])}, this model takes "
+                f"({config.channels}, {config.image_size}, {config.image_size})"
+            )
         x = rearrange(self.embed(images), "batch d row column -> batch (row column) d")
         if config.readout == "class_token":
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)

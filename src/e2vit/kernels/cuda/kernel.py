@@ -1,0 +1,93 @@
+"""Local group attention on CUDA: fused Triton kernels, forward and backward; scores never leave the registers.
+
+One program is one warp and 32 pixels of one head, so that every sum over features stays inside a thread. The
+normalizer of each (v, g, pixel) is kept from the forward; scores are computed again wherever they are needed.
+Inputs of half precision are read as they are and computed in float32; float64 takes the torch path.
+``TRITON_INTERPRET=1``, set before the import, runs the same kernels on the CPU, slowly.
+"""
+
+import torch
+import triton
+from einops import einsum
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from e2vit.kernels import torch_path
+from e2vit.kernels.cuda.program import PIXELS, backward_keys, backward_queries, forward
+
+
+def attend(
+    q: Float[Tensor, "batch head d g height width"],
+    k: Float[Tensor, "batch head d m padded_height padded_width"],
+    value: Float[Tensor, "batch head e m padded_height padded_width"],
+    position: Float[Tensor, "some_heads v offset d"],
+    element: Float[Tensor, "some_heads entry d"],
+    table: Int64[Tensor, "v g m"],
+    mask: Bool[Tensor, " offset"] | None = None,
+    diagonal: bool = False,
+) -> Float[Tensor, "batch head e v height width"]:
+    """See :func:`e2vit.kernels.attend`."""
+    if q.dtype == torch.float64:
+        return torch_path.attend(q, k, value, position, element, table, mask, diagonal)
+    with torch.autocast(q.device.type, enabled=False):
+        elements = element.float().expand(q.shape[1], -1, -1)
+        pose = einsum(q.float(), elements, "batch head d g y x, head entry d -> batch head g entry y x")
+    counted = torch.ones(position.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
+    offsets = counted.nonzero().flatten().int()
+    return _Attention.apply(q, k, value, position, pose, table.int().contiguous(), offsets, diagonal)
+
+
+class _Attention(torch.autograd.Function):
+    """pose: (batch, head, g, entry, height, width), the product of each query with each element embedding."""
+
+    @staticmethod
+    def forward(ctx, q, k, value, position, pose, table, offsets, diagonal):
+        q, k, value, position, pose = (x.contiguous() for x in (q, k, value, position, pose))
+        batch, heads, _, queries, height, width = q.shape
+        out = q.new_empty(batch, heads, value.shape[2], len(table), height, width)
+        each = 1 if diagonal else queries
+        logsum = torch.empty(batch, heads, len(table), each, height, width, device=q.device)
+        sizes, constants = _sizes(q, k, value, position, pose, table, offsets, diagonal)
+        grid = batch * heads * triton.cdiv(height * width, PIXELS), len(table)
+        forward[grid](q, k, value, position, pose, table, offsets, out, logsum, *sizes, **constants)
+        ctx.save_for_backward(q, k, value, position, pose, table, offsets, logsum)
+        ctx.diagonal = diagonal
+        return out
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, dout):
+        q, k, value, position, pose, table, offsets, logsum = ctx.saved_tensors
+        batch, heads, _, queries, height, width = q.shape
+        sizes, constants = _sizes(q, k, value, position, pose, table, offsets, ctx.diagonal)
+        dout, mean = dout.contiguous(), torch.empty_like(logsum)
+        dq, dk, dvalue = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(value)
+        dpose = torch.zeros_like(pose)
+        dposition = torch.zeros(heads, *position.shape[1:], device=q.device)
+        tiles = batch * heads * triton.cdiv(height * width, PIXELS)
+        inputs = q, k, value, position, pose, table, offsets, dout, logsum, mean
+        blocks = triton.cdiv(queries, constants["GROUP"])
+        backward_queries[(tiles, blocks)](*inputs, dq, dposition, dpose, *sizes, **constants)
+        backward_keys[(tiles, k.shape[3])](*inputs, dk, dvalue, *sizes, **constants)
+        dposition = dposition if len(position) > 1 else dposition.sum(0, keepdim=True)
+        return dq, dk, dvalue, dposition.to(position.dtype), dpose, None, None, None
+
+
+def _sizes(q, k, value, position, pose, table, offsets, diagonal) -> tuple[tuple, dict]:
+    """The numbers that every kernel takes, and those that it is compiled for."""
+    heads, d, queries, height, width = q.shape[1:]
+    side = k.shape[-1] - width + 1
+    position_head = position[0].numel() if len(position) > 1 else 0
+    sizes = heads, len(table), queries, k.shape[3], pose.shape[3], height, width, side, len(offsets), position_head
+    power, e, poses = triton.next_power_of_2, value.shape[2], k.shape[3]
+    constants = {
+        "D": d,
+        "E": e,
+        "D_PAD": power(d),
+        "E_PAD": power(e),
+        "M_PAD": power(poses),
+        "GROUP": 1 if diagonal else min(4, power(queries)),
+        "DIAGONAL": diagonal,
+        "num_warps": 1,
+    }
+    return sizes, constants

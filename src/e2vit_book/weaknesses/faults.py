@@ -1,0 +1,125 @@
+"""Faults of the released networks, measured: the index table, the size rule, the degenerate positions.
+
+All networks here are untrained, with random weights, and in double precision unless it says otherwise.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from e2vit.actions import equivariance_error, invariance_error, rotate
+from e2vit.groups import FiniteGroup, gsa_index
+from e2vit.layers import LocalGroupSelfAttention
+from e2vit.layers.position import PositionAsReleased, SoundPosition
+from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
+
+HALF_MAXIMUM = torch.finfo(torch.float16).max  # 65,504
+
+
+def index_errors(
+    index: Callable, group: FiniteGroup, images: Float[Tensor, "image 1 side side"], seed: int = 0
+) -> dict[str, float]:
+    """How far an index table is from equivariance: in a layer, in the class map of a network, and in its logits.
+
+    GSA-Nets count their poses the other way round: the smaller error of both ways of counting is taken.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layer = LocalGroupSelfAttention(group, 3, 1, 4, window=3, index=index).double()
+        for parameter in layer.parameters():
+            nn.init.normal_(parameter, std=0.5)
+        x = torch.randn(1, 3, group.order, 6, 6, dtype=torch.float64)
+        net = (
+            GroupAttentionNet(
+                GroupAttentionNetConfig(
+                    group=group,
+                    index=index,
+                    image_size=images.shape[-1],
+                    channels=8,
+                    heads=2,
+                    window=5,
+                    blocks=(0, 2),
+                    expansions=(1, 1),
+                    crops=(0, 0),
+                    readout="mean",
+                    norm_eps=1e-5,
+                    value_dropout=0.0,
+                )
+            )
+            .double()
+            .eval()
+        )
+
+    def classes(images: Tensor) -> Tensor:
+        return net.stages(images)["stage_classes"]
+
+    images = images.double()
+    return {
+        "group layer": _either_way(layer, x, group, index),
+        "map of a network": _either_way(classes, images, group, index),
+        "logits of a network": invariance_error(net, images, group),
+    }
+
+
+def _either_way(f: Callable[[Tensor], Tensor], x: Tensor, group: FiniteGroup, index: Callable) -> float:
+    def renamed(x: Tensor) -> Tensor:
+        return f(x[:, :, group.inverse] if x.ndim == 5 else x)[:, :, group.inverse]
+
+    return min(equivariance_error(way, x, group) for way in ((f, renamed) if index is gsa_index else (f,)))
+
+
+@torch.no_grad()
+def error_by_image_size(
+    config: GroupAttentionNetConfig, sizes: Sequence[int], seed: int = 0
+) -> dict[int, tuple[float, bool]]:
+    """Image side → the invariance error of the logits under a quarter turn, and whether every pool obeys the size rule.
+
+    Images are random numbers, so that no dark border hides anything.
+    """
+    errors = {}
+    for size in sizes:
+        sized = replace(config, image_size=size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            net = GroupAttentionNet(sized).double().eval()
+            images = torch.rand(1, config.in_channels, size, size, dtype=torch.float64)
+        upright = net(images)
+        error = (net(rotate(images, 90)) - upright).abs().max() / upright.abs().max()
+        errors[size] = (error.item(), sized.obeys_size_rule)
+    return errors
+
+
+@torch.no_grad()
+def encodings_along_a_row(offsets: Float[Tensor, " offset"], seed: int = 0) -> dict[str, Float[Tensor, "offset d"]]:
+    """Three features of an untrained encoding of the offsets (x, 0), as released and sound; float32."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        places = torch.stack([offsets.float(), torch.zeros(len(offsets))], -1)[None]
+        return {"as released": PositionAsReleased(10, 3)(places)[0, :, 3:6], "sound": SoundPosition(3)(places)[0]}
+
+
+def first_step(
+    config: GroupAttentionNetConfig,
+    images: Float[Tensor, "image 1 side side"],
+    labels: Int64[Tensor, " image"],
+    seed: int = 0,
+) -> dict[str, float]:
+    """What the first training step of a network meets, in float32: loss (nats), largest logit and largest gradient of
+    its positional networks, and the share of their gradients that half precision can't hold."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = GroupAttentionNet(replace(config, value_dropout=0.0, attention_dropout=0.0))
+        logits = net(images)
+        loss = F.cross_entropy(logits, labels)
+        loss.backward()
+    gradients = torch.cat([p.grad.flatten() for name, p in net.named_parameters() if ".position." in name])
+    return {
+        "loss": loss.item(),
+        "logit": logits.abs().max().item(),
+        "gradient": gradients.abs().max().item(),
+        "overflowing": (gradients.abs() > HALF_MAXIMUM).double().mean().item(),
+    }
