@@ -4,7 +4,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support import randomized
 from torch import nn
 
 from e2vit.actions import (
@@ -18,6 +17,7 @@ from e2vit.actions import (
     rotate,
 )
 from e2vit.groups import cyclic, dihedral
+from e2vit.testing import randomized
 
 grid_groups = st.sampled_from([cyclic(1), cyclic(2), cyclic(4), dihedral(1), dihedral(2), dihedral(4)])
 few = settings(max_examples=12, deadline=None)

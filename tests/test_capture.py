@@ -4,7 +4,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
-from support import randomized
 from torch import nn
 
 from conftest import require
@@ -14,6 +13,7 @@ from e2vit.kernels.reference import windows
 from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.testing import randomized
 
 SEED = torch.Generator().manual_seed(7)
 

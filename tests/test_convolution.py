@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support import randomized
 
 from e2vit.actions import act, equivariance_error, exact_elements
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import GroupBatchNorm, GroupConv, LiftingConv, SpatialPool, pool_elements
 from e2vit.layers.filters import turned_basis
+from e2vit.testing import randomized
 from e2vit_book.hybrid.turning import smooth_images, turning_error, with_nearest_filters
 
 GROUPS = [cyclic(1), cyclic(2), cyclic(4), dihedral(1), dihedral(2), dihedral(4)]

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
-from support import randomized
 
 from e2vit.actions import act, rotate
 from e2vit.capture import capture
@@ -19,6 +18,7 @@ from e2vit.groups import cayley_index, cyclic, dihedral, gsa_index
 from e2vit.layers.local_attention import LocalGroupSelfAttention
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.testing import randomized
 from e2vit_book.inside import feature_maps, predictions, representation
 from e2vit_book.inside import figures as attention
 from e2vit_book.inside import measure as inspection

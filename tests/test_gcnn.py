@@ -4,11 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support import randomized
 
 from e2vit.actions import equivariance_error, exact_elements, invariance_error
 from e2vit.groups import cyclic, dihedral
 from e2vit.models.gcnn import GCNN, GCNNConfig
+from e2vit.testing import randomized
 
 
 def images(side: int = 28) -> torch.Tensor:

@@ -5,7 +5,6 @@ from itertools import product
 
 import pytest
 import torch
-from support import randomized
 
 from e2vit.actions import equivariance_error, exact_elements
 from e2vit.groups import (
@@ -18,6 +17,7 @@ from e2vit.groups import (
 )
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition
+from e2vit.testing import randomized
 
 QUARTER_TURNS = [cyclic(2), cyclic(4), dihedral(1), dihedral(2), dihedral(4)]
 EXACT, BROKEN = 1e-10, 1e-2

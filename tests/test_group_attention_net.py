@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from support import randomized
 
 from conftest import NOT_RUN
 from e2vit.actions import invariance_error
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.layers.group_block import GroupBlock
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.testing import randomized
 
 GOLDEN = Path(os.environ.get("E2VIT_GOLDEN", Path(__file__).resolve().parents[2] / "shared" / "golden"))
 RELEASED = {

@@ -6,7 +6,6 @@ from dataclasses import replace
 import pytest
 import torch
 from einops import rearrange
-from support import randomized
 
 from e2vit.actions import equivariance_error, exact_elements, invariance_error
 from e2vit.groups import cyclic, dihedral
@@ -16,6 +15,7 @@ from e2vit.layers.pose_position import PoseRotary, RelativeBias
 from e2vit.layers.readout import PoseReadout
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
+from e2vit.testing import randomized
 from e2vit_book.hybrid.measure import stage_errors
 
 SMALL = HybridViTConfig(image_size=12, channels=2, classes=5, stem=(2, 3), kernel=3, width=6, heads=3, depth=2)

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support import randomized
 from test_kernels import largest_error, with_gradients
 
 from e2vit.actions import equivariance_error
@@ -23,6 +22,7 @@ from e2vit.kernels import torch_path
 from e2vit.kernels.cpu import kernel as numba_kernel
 from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
 from e2vit.models import SymmetrizedConfig
+from e2vit.testing import randomized
 from e2vit.training.loop import Diverged, TrainConfig, train
 
 BACKENDS = {"naive": naive.attend, "numba": numba_kernel.attend, "torch": torch_path.attend}

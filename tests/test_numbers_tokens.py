@@ -5,7 +5,6 @@ import torch
 from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
-from support import randomized
 from test_kernels import largest_error
 from test_numbers import BOUNDS, EXACT, SEEDS, tries
 from torch import nn
@@ -18,6 +17,7 @@ from e2vit.layers.group_block import GroupBlock
 from e2vit.layers.pose_attention import GroupLinear, PoseAttention, PoseBlock
 from e2vit.layers.readout import PoseReadout
 from e2vit.layers.sequence import MultiHeadAttention
+from e2vit.testing import randomized
 
 POSITIONS, MODES = st.sampled_from(["bias", "rotary", "none"]), st.sampled_from(["joint", "within_pose"])
 

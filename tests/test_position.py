@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from support import randomized
 
 from e2vit.actions import exact_elements
 from e2vit.groups import cyclic, dihedral
@@ -17,6 +16,7 @@ from e2vit.layers.position import (
     window_mask,
     window_offsets,
 )
+from e2vit.testing import randomized
 
 CPU = torch.device("cpu")
 

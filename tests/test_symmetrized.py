@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from support import randomized
 from torch import nn
 
 from e2vit.actions import act, invariance_error
@@ -13,6 +12,7 @@ from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized, SymmetrizedConfig, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
 from e2vit.models.symmetrized.aggregates import combines
+from e2vit.testing import randomized
 
 GROUPS = [cyclic(4), dihedral(4)]
 PLAIN = [

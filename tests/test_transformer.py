@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from support import randomized
 from torch import nn
 
 from e2vit.layers.sequence import MultiHeadAttention, causal_mask, frequencies, shift_matrix, sinusoidal_positions
 from e2vit.models import Transformer, TransformerConfig
 from e2vit.models.transformer import EncoderBlock
+from e2vit.testing import randomized
 from e2vit_book.recap.tasks import (
     END,
     PADDING,

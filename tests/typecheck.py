@@ -1,9 +1,5 @@
-"""What many tests need."""
+"""The checker of jaxtyping's annotations, under test only; it may not import the package that it checks."""
 
 from beartype import BeartypeConf, beartype
-
-from e2vit.testing import randomized
-
-__all__ = ["randomized", "typechecker"]
 
 typechecker = beartype(conf=BeartypeConf(is_pep484_tower=True))  # an int serves where a float is asked for
