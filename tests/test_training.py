@@ -23,7 +23,7 @@ SMALL = SPLITS.train[:300]
 
 
 def fresh():
-    return build(EXPERIMENTS["digits/vit"], seed=0)
+    return build(replace(EXPERIMENTS["digits/vit"], model=ViTConfig(width=32, depth=2)), seed=0)
 
 
 def weights(model) -> torch.Tensor:
@@ -161,7 +161,7 @@ from e2vit.__main__ import main
 from e2vit.experiments import EXPERIMENTS
 entry = EXPERIMENTS["digits/vit"]
 training = replace(entry.training, epochs=3, batch_size=50)
-EXPERIMENTS[entry.name] = replace(entry, fraction=0.3, training=training)
+EXPERIMENTS[entry.name] = replace(entry, fraction=0.3, model=entry.model.tiny(), training=training)
 sys.exit(main(["run", "digits/vit", "--quiet", *sys.argv[1:]]))
 """
 

@@ -58,9 +58,10 @@ def _final(name: str, about: str, model: Any, training: TrainConfig = FINAL, **f
 def _first() -> list[Experiment]:
     """Two first runs of a minute on one thread that need no download, and the hybrid that the book is about."""
     short = TrainConfig(epochs=15, batch_size=32, learning_rate=2e-3, average=0.98)
+    muon = replace(MUON, epochs=30, batch_size=50, warmup_epochs=2, average=0.98, augment="none")
     digits: dict[str, Any] = {"data": "digits", "seeds": 1, "expected": 0.95}
     return [
-        Experiment("digits/vit", "a small ViT on the embedded digits", SMALL_VIT, short, network="vit", **digits),
+        Experiment("digits/vit", "a small ViT on the embedded digits", SMALL_VIT, muon, network="vit", **digits),
         Experiment(
             "digits/hybrid-c4", "the hybrid on the embedded digits", HYBRID, short, network="hybrid-c4", **digits
         ),

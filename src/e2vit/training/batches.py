@@ -46,7 +46,8 @@ class Batches:
         batches = self._of_split(generator) if isinstance(self.data, Split) else self._of_loader()
         for images, labels, views in batches:
             images = as_float(images[share].to(device))
-            images = apply_views(images, [v[share].to(device) for v in views])
+            if views:
+                images = apply_views(images, [v[share].to(device) for v in views])
             yield images if self.augmentation is None else self.augmentation(images), labels[share].to(device)
 
     def _of_split(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
