@@ -3,7 +3,8 @@
 #   make book        execute the notebooks that changed, build the pages      make test       all tests
 #   make serve       the book on a local port                                 make pdf        the book as one PDF
 #   make notebooks   execute all notebooks                                    make soak       the long tests
-#   make links       ask every link whether it still leads anywhere           make clean      drop what was built
+#   make lint        ruff and pyright                                         make clean      drop what was built
+#   make links       check every external link                                make mutants    small faults against tests
 #   make reproduce   train what has no record yet, MINUTES=60 at most         make headline   README's tables
 #
 # CONSTRAINTS=constraints.txt installs the exact versions that the book was last built with.
@@ -16,10 +17,11 @@ CONSTRAINTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+TESTS := $(VENV)/ready-to-test
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts models test soak mutants reproduce headline serve pdf links clean
+.PHONY: book notebooks pages scripts models lint test soak mutants reproduce headline serve pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -27,6 +29,10 @@ $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) can't make a virtual environment; Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "installing what requirements.txt names into $(VENV): some minutes and about 5 GB the first time"
 	@$(BIN)/python -m pip install --quiet -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
+	@touch $@
+
+$(TESTS): $(READY)
+	@$(BIN)/python -m pip install --quiet -e ".[test,dev]" $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	@touch $@
 
 book: $(READY) scripts models
@@ -48,14 +54,19 @@ models: $(READY) scripts
 pages: $(READY)
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
-test: $(READY) scripts models
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake -m "not soak" tests notebooks
+lint: $(TESTS)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-soak: $(READY)
+test: $(TESTS) scripts models
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake 
+
+soak: $(TESTS)
 	@$(BIN)/python -m pytest -m soak tests
 
 # Small faults made in the groups, actions and layers: the tests must notice 95 % of them. About half an hour on two cores.
-mutants: $(READY)
+mutants: $(TESTS)
 	@$(BIN)/python tests/mutants.py
 
 reproduce: $(READY)

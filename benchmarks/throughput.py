@@ -5,9 +5,10 @@
 
 All models in one process, turn by turn, forward in float32 on the same images; experiments that share a model share its
 numbers. On a CPU with one thread the clock is the processor time of the process, which other work on the machine
-disturbs least; on a GPU it is the wall clock. The best round counts. The change is that of the logits, max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded
-digits, in float64: once with the weights of the first record, where there is one, and once with every weight redrawn,
-since weights that start at zero hide a broken symmetry.
+disturbs least; on a GPU it is the wall clock. The best round counts. The change is that of the logits,
+max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded digits, in float64: once with the weights of the
+first record, where there is one, and once with every weight redrawn, since weights that start at zero hide a broken
+symmetry.
 --write keeps the numbers in data/results/benchmarks/throughput.json.
 """
 

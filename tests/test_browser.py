@@ -1,4 +1,4 @@
-"""Every page of the built book in headless Chromium, its folds opened: no error, no outside request, legible on a phone."""
+"""Every page of the built book in headless Chromium: no error, no outside request, legible on a phone."""
 
 import json
 from pathlib import Path

@@ -5,6 +5,7 @@ import base64
 import importlib.metadata as metadata
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -24,6 +25,8 @@ BY_NAME = {
     "nbmake": ("Makefile", "--nbmake"),
     "pytest-xdist": ("Makefile", "-n 2 --dist"),
     "jupyter-book": ("Makefile", "jupyter-book build"),
+    "ruff": ("Makefile", "ruff check"),
+    "pyright": ("Makefile", "pyright"),
 }
 # What is imported and comes with another package, which says so itself.
 BROUGHT = {
@@ -67,7 +70,7 @@ def imported(files: Iterable[Path]) -> set[str]:
         path.stem
         for folder in ("tests", "book/tools", "book/_ext", "benchmarks")
         for path in (ROOT / folder).glob("*.py")
-    } | {"e2vit", "provenance"}
+    } | {"e2vit", "e2vit_book"}
     return {DISTRIBUTIONS.get(name, name).lower() for name in found - own - set(sys.stdlib_module_names)}
 
 
@@ -185,3 +188,33 @@ def test_no_page_asks_for_a_script_that_is_not_in_the_list():
     ]
     assert len(texts) > 10
     assert all("{" in address for _, address in fetched), fetched
+
+
+LARGEST = 10**6  # bytes
+LARGE = re.compile(r"(data/results/.+|src/e2vit/weights/[^/]+)\.safetensors|notebooks/[^/]+\.ipynb")  # may be larger
+ARCHIVE = re.compile(r"\.(whl|zip|gz|tgz|bz2|xz|zst|tar|7z|rar|egg|jar|so|exe|pdf|mp4|pt|pth|pkl|onnx)$")
+
+
+def unwanted(sizes: dict[str, int]) -> list[str]:
+    """The files that do not belong into the repository: archives, compiled files, large files outside their places."""
+    return [
+        name
+        for name, size in sizes.items()
+        if ARCHIVE.search(name) or (size > LARGEST and not LARGE.fullmatch(name)) or size > 2 * LARGEST
+    ]
+
+
+def test_the_repository_holds_no_archive_and_no_stray_large_file():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    assert unwanted({name: (ROOT / name).stat().st_size for name in files}) == []
+
+
+def test_a_stray_wheel_is_seen():
+    sizes = {
+        "a-1.0-py3-none-any.whl": 10,
+        "data/big.json": 10**6 + 1,
+        "notebooks/01_x.ipynb": 1_500_000,
+        "README.md": 9,
+    }
+    assert unwanted(sizes) == ["a-1.0-py3-none-any.whl", "data/big.json"]
