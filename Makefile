@@ -17,7 +17,6 @@ CONSTRAINTS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
-TESTS := $(VENV)/ready-to-test
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
@@ -29,10 +28,6 @@ $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "$(PYTHON) can't make a virtual environment; Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@echo "installing what requirements.txt names into $(VENV): some minutes and about 5 GB the first time"
 	@$(BIN)/python -m pip install --quiet -r requirements.txt $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
-	@touch $@
-
-$(TESTS): $(READY)
-	@$(BIN)/python -m pip install --quiet -e ".[test,dev]" $(if $(CONSTRAINTS),-c $(CONSTRAINTS))
 	@touch $@
 
 book: $(READY) scripts models
@@ -54,19 +49,19 @@ models: $(READY) scripts
 pages: $(READY)
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
-lint: $(TESTS)
+lint: $(READY)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/pyright --pythonpath $(BIN)/python
 
-test: $(TESTS) scripts models
+test: $(READY) scripts models
 	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake 
 
-soak: $(TESTS)
+soak: $(READY)
 	@$(BIN)/python -m pytest -m soak tests
 
 # Small faults made in the groups, actions and layers: the tests must notice 95 % of them. About half an hour on two cores.
-mutants: $(TESTS)
+mutants: $(READY)
 	@$(BIN)/python tests/mutants.py
 
 reproduce: $(READY)

@@ -191,7 +191,7 @@ def test_no_page_asks_for_a_script_that_is_not_in_the_list():
 
 
 LARGEST = 10**6  # bytes
-LARGE = re.compile(r"(data/results/.+|src/e2vit/weights/[^/]+)\.safetensors|notebooks/[^/]+\.ipynb")  # may be larger
+LARGE = re.compile(r"(data/results/.+|src/e2vit/weights/.+)\.safetensors|notebooks/[^/]+\.ipynb")  # may be larger
 ARCHIVE = re.compile(r"\.(whl|zip|gz|tgz|bz2|xz|zst|tar|7z|rar|egg|jar|so|exe|pdf|mp4|pt|pth|pkl|onnx)$")
 
 
