@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 import weights
+from shown import PACKAGED
 
 import e2vit
 from conftest import ROOT
@@ -18,19 +19,19 @@ from e2vit.groups import dihedral, from_matrices, gevit_index
 from e2vit.testing import randomized
 
 
-@pytest.mark.parametrize("name", weights.NETWORKS)
+@pytest.mark.parametrize("name", PACKAGED)
 @torch.no_grad()
 def test_the_package_carries_the_networks_of_the_records(name):
-    text, checkpoint = weights.files(weights.NETWORKS[name])
+    text, checkpoint = weights.files(PACKAGED[name])
     folder = pretrained.WEIGHTS / name
     assert (folder / "config.json").read_text(encoding="utf-8") == text, "run python book/tools/weights.py"
     assert (folder / "model.safetensors").read_bytes() == checkpoint.read_bytes()
     images = torch.rand(3, 1, 28, 28)
-    assert torch.equal(e2vit.load(name)(images), run(weights.NETWORKS[name]).model(images))
+    assert torch.equal(e2vit.load(name)(images), run(PACKAGED[name]).model(images))
 
 
 def test_the_package_carries_nothing_else():
-    assert pretrained.available() == sorted(weights.NETWORKS) == sorted(p.name for p in pretrained.WEIGHTS.iterdir())
+    assert pretrained.available() == sorted(PACKAGED) == sorted(p.name for p in pretrained.WEIGHTS.iterdir())
     with pytest.raises(ValueError, match="'resnet'; there are gcnn-p4cnn, "):
         e2vit.load("resnet")
 
@@ -39,7 +40,7 @@ CONFIGS = {
     "ViT": {},
     "HybridViT": {"group": dihedral(4), "stem": (4, 8, 8), "width": 8},
     "GCNN": {},
-    "GroupAttentionNet": {"index": gevit_index, "channels": 4, "heads": 2, "window": 3},
+    "GroupAttentionNet": {"index": gevit_index, "channels": 8, "heads": 2, "window": 3},
     "PooledHybrid": {},
     "Transformer": {},
 }

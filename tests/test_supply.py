@@ -1,7 +1,6 @@
 """What comes from others: every dependency is used, justified and licensed, and every fetched script is verified."""
 
 import ast
-import base64
 import importlib.metadata as metadata
 import json
 import re
@@ -11,17 +10,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import vendor
 
 from conftest import ROOT
 
 FOLDERS = ("src", "notebooks", "book", "benchmarks", "tests")
+SCRIPTS = json.loads((ROOT / "book" / "package.json").read_text(encoding="utf-8"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 NAME = re.compile(r'"([A-Za-z][\w-]*)(\[[\w,]+\])?((?:[<>=!~]=?[\d.]+,?)*)"')
 # What is used without an import: who names it, in the words by which it is found.
 BY_NAME = {
     "papermill": ("book/tools/execute.py", '"papermill"'),
-    "ipykernel": ("book/tools/execute.py", '"--kernel", "python3"'),
+    "ipykernel": ("book/tools/execute.py", '"--kernel"'),
     "nbmake": ("Makefile", "--nbmake"),
     "pytest-xdist": ("Makefile", "-n 2 --dist"),
     "jupyter-book": ("Makefile", "jupyter-book build"),
@@ -152,32 +151,29 @@ def test_the_license_of_each_package_is_the_one_it_names(package):
 
 def test_the_tables_name_what_is_needed_and_nothing_else():
     assert list(table("Python packages")) == list(dict.fromkeys(listed()))
-    assert list(table("Scripts of the pages")) == list(vendor.PACKAGES)
+    assert list(table("Scripts of the pages")) == list(SCRIPTS["dependencies"] | SCRIPTS["devDependencies"])
 
 
 def test_a_wrong_license_is_seen():
     assert not re.search(FAMILIES["Apache"], said_license("einops")) and re.search("MIT", said_license("einops"))
 
 
-@pytest.mark.parametrize("package", vendor.PACKAGES)
-def test_a_script_has_an_exact_version_and_a_checksum(package, tmp_path):
-    entry = vendor.PACKAGES[package]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", entry["version"]) and entry["files"]
-    kind, digest = entry["integrity"].split("-", 1)
-    assert kind == "sha512" and len(base64.b64decode(digest, validate=True)) == 64
-    (tmp_path / "other.tgz").write_bytes(b"something else")
-    with pytest.raises(vendor.VendorError, match="is not the file"):
-        vendor.verify(tmp_path / "other.tgz", package, entry["integrity"])
+def test_every_script_has_an_exact_version_and_a_checksum_and_the_lock_file_names_no_host():
+    text = (ROOT / "book" / "package-lock.json").read_text(encoding="utf-8")
+    locked = json.loads(text)["packages"]
+    assert all(re.match("sha512-", entry["integrity"]) for name, entry in locked.items() if name)
+    for name, version in (SCRIPTS["dependencies"] | SCRIPTS["devDependencies"]).items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version) and locked[f"node_modules/{name}"]["version"] == version
+    assert "://" not in text and "resolved" not in text
 
 
 def test_no_page_asks_for_a_script_that_is_not_in_the_list():
-    """Addresses of scripts stand nowhere but where the version is read from vendor.json, and in what Sphinx brings."""
-    assert json.loads((ROOT / "book/tools/vendor.json").read_text(encoding="utf-8")) == vendor.PACKAGES
+    """Addresses of scripts stand nowhere but where the version is read from package.json, and in what Sphinx brings."""
     texts = [
         path
         for pattern in ("book/**/*.py", "book/**/*.md", "book/_static/**/*.js", "book/_static/**/*.html")
         for path in ROOT.glob(pattern)
-        if "vendor" not in path.parts
+        if not {"vendor", "node_modules"} & set(path.parts)
     ]
     fetched = [
         (path.name, found)

@@ -7,19 +7,14 @@ import json
 import shutil
 from pathlib import Path
 
+from shown import PACKAGED
+
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGED = ROOT / "src" / "e2vit" / "weights"
-NETWORKS = {  # name for e2vit.load → experiment, whose seed 0 is taken
-    "gcnn-p4cnn": "rotmnist/gcnn-p4cnn",
-    "hybrid-c4": "rotmnist/hybrid-c4",
-    "hybrid-c4-upright": "rotmnist_upright/hybrid-c4",
-    "vit": "rotmnist/vit",
-    "vit-upright": "rotmnist_upright/vit",
-}
+WEIGHTS = ROOT / "src" / "e2vit" / "weights"
 
 
 def files(experiment: str) -> tuple[str, Path]:
-    """The text of config.json, and the checkpoint."""
+    """Return the text of config.json, and the checkpoint of seed 0."""
     record = ROOT / "data" / "results" / experiment / "seed0.json"
     said = json.loads(record.read_text(encoding="utf-8"))
     config = {
@@ -31,9 +26,9 @@ def files(experiment: str) -> tuple[str, Path]:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(PACKAGED, ignore_errors=True)
-    for name, experiment in NETWORKS.items():
-        (PACKAGED / name).mkdir(parents=True)
+    shutil.rmtree(WEIGHTS, ignore_errors=True)
+    for name, experiment in PACKAGED.items():
+        (WEIGHTS / name).mkdir(parents=True)
         text, checkpoint = files(experiment)
-        (PACKAGED / name / "config.json").write_text(text, encoding="utf-8")
-        shutil.copyfile(checkpoint, PACKAGED / name / "model.safetensors")
+        (WEIGHTS / name / "config.json").write_text(text, encoding="utf-8")
+        shutil.copyfile(checkpoint, WEIGHTS / name / "model.safetensors")
