@@ -268,22 +268,15 @@ def test_the_readme_names_commands_that_exist():
     targets = set(re.findall(r"^(\w+):", makefile, re.MULTILINE))
     assert {"book", "test"} <= set(re.findall(r"(?m)(?:^ +|`)make (\w+)", readme)) <= targets
     assert readme.count("<!-- headline:begin -->") == readme.count("<!-- headline:end -->") == 1
-    for link in re.findall(r"\]\((?!https?://|#)([^)#]+)", readme):
+    for link in re.findall(r"\]\((?!https?://|#|\.\./\.\./actions/)([^)#]+)", readme):
         assert (ROOT / link).exists(), link
 
 
 def test_scripts_are_sound():
     assert subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")]).returncode == 0
     assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    for target in ("book", "test", "serve", "reproduce", "pdf", "clean", "soak", "links", "notebooks", "models"):
+    for target in re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE):
         assert subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True).returncode == 0, target
-
-
-def test_the_readmes_example_runs(capsys):
-    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(example.strip().splitlines()) == 5
-    exec(compile(example, "README.md", "exec"), {})
-    assert float(capsys.readouterr().out) < 1e-5
 
 
 @pytest.mark.soak

@@ -1,14 +1,17 @@
 """Networks with trained weights: the package carries them, folders keep one's own, wrong files are one sentence."""
 
+import json
 import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import weights
+from PIL import Image
 from shown import PACKAGED
 
 import e2vit
@@ -100,12 +103,17 @@ def test_the_wheel_carries_the_library_its_types_and_its_weights(wheel):
 
 
 def test_the_examples_of_the_readme_run_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    examples = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    code = "import e2vit\nprint(e2vit.__file__)\n" + examples[0]
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(wheel)}, capture_output=True, text=True
-    )
+    first, second = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(first.splitlines()) == 5 and len(second.splitlines()) == 10
+    for label, gray in (("dark", 40), ("light", 200)):
+        for number in range(20):
+            path = tmp_path / "images" / label / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.random.default_rng(number).integers(gray - 40, gray + 40, (28, 28), np.uint8)).save(path)
+    code = "\n".join(["import e2vit", "print(e2vit.__file__)", first, second.replace("epochs=30", "epochs=1")])
+    environment = {"PYTHONPATH": str(wheel), "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    where, *said = done.stdout.split()
-    assert where.startswith(str(wheel)) and float(said[-1]) < 1e-5
+    where, answers, change, trained = done.stdout.splitlines()
+    assert where.startswith(str(wheel)) and len(json.loads(answers)) == 8 and float(change) < 1e-4
+    assert re.search(r"\((1\.0|0\.\d+), \(0\.\d+, (1\.0|0\.\d+)\)\)$", trained), trained
