@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
+sys.path[:0] = [str(ROOT / "book" / folder) for folder in ("tools", "_ext")]
 NOT_RUN = "not run: "
 
 
@@ -94,9 +94,9 @@ def built(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def site(built) -> str:
     """The address at which the built pages are served."""
-    from serve import server
+    from pdf import server
 
-    with server(0, built) as serving:
+    with server(built) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}"
         serving.shutdown()
@@ -126,13 +126,8 @@ def browser(built, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> str:
+def axe() -> str:
     """The script of axe-core, which finds what keeps people from reading a page."""
-    import vendor
-
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        vendor.fetch("axe-core", folder)
-    except (vendor.VendorError, OSError, subprocess.TimeoutExpired):
-        require(False, "npm, and so axe-core,")
-    return (folder / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    script = ROOT / "book" / "node_modules" / "axe-core" / "axe.min.js"
+    require(script.exists(), "npm, and so axe-core,")
+    return script.read_text(encoding="utf-8")

@@ -44,7 +44,8 @@ EQUIVALENT = {  # "module: change" → why it is no fault
     "torch.cdist(matrices.flatten(1), matrices.flatten(1))": "a set's distances to itself, either way round",
     "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
     "actions: a * d - b * c < 0 → a * d - b * c <= 0": "a determinant of 1 or -1",
-    "actions: group.matrices[g] - group.matrices[g].round() → group.matrices[g].round() - group.matrices[g]": "its absolute value is what counts",
+    "actions: group.matrices[g] - group.matrices[g].round() → "
+    "group.matrices[g].round() - group.matrices[g]": "its absolute value is what counts",
     "layers/pose_attention: k.transpose(-2, -1) → k.transpose(-1, -2)": "the same two axes",
     "layers/pose_attention: q.device.type == 'cpu' → q.device.type != 'cpu'": "torch's kernel gives the same, slower",
     "layers/position: 16 → 17": "one wave more, a choice of size",

@@ -45,11 +45,10 @@ def by_hand(layer, x, reach):
     group, d = layer.group, layer.out.weight.shape[1]
     poses_in, (height, width) = x.shape[1], x.shape[2:]
     bias, weight = layer.qkv.bias, layer.qkv.weight
-    project = (
-        lambda part, g, row, column: (  # noqa: E731
-            weight[part * d : (part + 1) * d] @ x[:, g, row, column] + bias[part * d : (part + 1) * d]
-        )
-    )
+
+    def project(part, g, row, column):
+        return weight[part * d : (part + 1) * d] @ x[:, g, row, column] + bias[part * d : (part + 1) * d]
+
     out = torch.zeros(layer.out.weight.shape[0], group.order, height, width, dtype=x.dtype)
     for v, row, column in product(range(group.order), range(height), range(width)):
         total = torch.zeros(d, dtype=x.dtype)
