@@ -101,7 +101,6 @@ def _ablations() -> list[Experiment]:
         "depth-1": ("one block", replace(c4, depth=1), 0.2, 2.5),
         "depth-4": ("four blocks", replace(c4, depth=4), 0.3, 4.5),
         "readout-mean": ("only the mean over poses", replace(c4, readout="mean"), 0.25, 3),
-        "readout-bispectrum": ("the bispectrum over poses", replace(c4, readout="bispectrum"), 0.25, 3),
         "gcnn": ("group convolutions in place of the blocks", GCNNConfig.modern(widths=(8, 24, 32, 32)), 0.2, 3),
         "unaugmented": ("digits as they are", c4, 0.25, 3),
     }
@@ -163,7 +162,7 @@ def _transformers() -> list[Experiment]:
         Experiment(
             "rsscn7/vit",
             "plain ViT on aerial scenes, never turned",
-            ViTConfig(image_size=64, channels=3, classes=7, patch_size=8),
+            ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8),
             TrainConfig(epochs=60, batch_size=64, augment="none", average=0.99),
             data="rsscn7",
             gpu_minutes=0.2,

@@ -30,6 +30,7 @@ from e2vit.training.loop import write_atomically
 
 SCHEMA = 1
 DECISIVE = ("model", "training", "data", "fraction", "all_training", "base", "watch_test")  # the rest is commentary
+RENAMED = {"channels": "in_channels"}  # fields of model configurations that records have under an older name
 
 REQUIRED = {
     "configuration": dict,
@@ -108,6 +109,7 @@ def changed(old: dict[str, Any], now: Any, keys: tuple[str, ...] | None = None, 
     A setting that the record does not know came later; its default is what the record was made with.
     """
     fields = {f.name: f for f in dataclasses.fields(now) if keys is None or f.name in keys}
+    old = {key if key in fields else RENAMED.get(key, key): value for key, value in old.items()}
     names = [prefix + key for key in old if key not in fields and key != "model_type"]
     for key, each in fields.items():
         value = getattr(now, key)
