@@ -34,7 +34,6 @@ from e2vit.experiments import RecordError, read_record, run, seeds_present
 from e2vit.experiments.catalog import EXPERIMENTS, build
 from e2vit.experiments.records import plain, processor, results_folder
 from e2vit.groups import cyclic
-from e2vit.models.counting import attention_scores
 from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,11 +81,11 @@ def change(model: nn.Module) -> float:
     return invariance_error(model.double().eval(), digits, cyclic(4))
 
 
-def counted(model: nn.Module) -> dict[str, Any]:
+def counted(model: nn.Module, config: Any) -> dict[str, Any]:
     """All that depends on neither clock nor training."""
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "attention_scores": attention_scores(model, torch.zeros(1, 1, 28, 28)),
+        "attention_scores": config.attention_scores,
         "change_redrawn": change(redrawn(model)),
     }
 
@@ -136,7 +135,11 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     models = {key: build(EXPERIMENTS[name], 0).to(device).eval() for key, name in first.items()}
     speeds = images_per_second(models, batch, rounds, device)
     shared = {
-        key: {"images_per_second": float(f"{speeds[key]:.3g}"), **counted(model.cpu())} for key, model in models.items()
+        key: {
+            "images_per_second": float(f"{speeds[key]:.3g}"),
+            **counted(model.cpu(), EXPERIMENTS[first[key]].model),
+        }
+        for key, model in models.items()
     }
     return {
         "what": "forward images per second in float32, all models turn by turn; attention scores of one image; change "

@@ -45,8 +45,8 @@ from e2vit.groups import (
 )
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
-from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit_book.positions import figures
 from einops import rearrange
 from torch import nn

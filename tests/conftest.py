@@ -6,9 +6,14 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
+import jaxtyping
 import pytest
+import torch
+
+from e2vit.groups import FiniteGroup, from_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "book" / folder) for folder in ("tools", "_ext")]
@@ -21,6 +26,29 @@ def require(present: bool, what: str) -> None:
         if os.environ.get("E2VIT_REQUIRE_ALL"):
             pytest.fail(f"{what} is missing, and E2VIT_REQUIRE_ALL forbids to skip")
         pytest.skip(f"{NOT_RUN}{what} is missing", allow_module_level=True)
+
+
+@contextmanager
+def untyped():
+    """Without the checks of jaxtyping, which run under test only: what users see of a wrong argument."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", False)
+
+
+def relabeled(group: FiniteGroup, seed: int) -> FiniteGroup:
+    """The same group with its elements numbered at random, the identity first."""
+    order = 1 + torch.randperm(group.order - 1, generator=torch.Generator().manual_seed(seed))
+    return from_matrices(f"{group} relabeled", group.matrices[[0, *order.tolist()]])
+
+
+def conjugated(group: FiniteGroup, degrees: float) -> FiniteGroup:
+    """The group seen from turned axes: its mirrors lie along other lines."""
+    angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()
+    turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+    return from_matrices(f"{group} turned by {degrees:g}", turn @ group.matrices @ turn.T)
 
 
 def pytest_configure(config):

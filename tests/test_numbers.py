@@ -15,13 +15,12 @@ from test_kernels import largest_error, with_gradients
 from e2vit.actions import equivariance_error
 from e2vit.data import embedded
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.experiment import MODELS
 from e2vit.groups import cyclic, dihedral
 from e2vit.kernels import reference as naive
 from e2vit.kernels import torch_path
 from e2vit.kernels.cpu import kernel as numba_kernel
 from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
-from e2vit.models import SymmetrizedConfig
+from e2vit.models import MODELS, SymmetrizedConfig
 from e2vit.testing import randomized
 from e2vit.training.loop import Diverged, TrainConfig, train
 

@@ -35,7 +35,7 @@ def images(count=3, channels=2, side=12):
 
 
 def small_vit(**changes):
-    return ViT(ViTConfig(image_size=12, channels=2, classes=5, patch_size=3, width=12, depth=2, heads=3, **changes))
+    return ViT(ViTConfig(image_size=12, in_channels=2, classes=5, patch_size=3, width=12, depth=2, heads=3, **changes))
 
 
 class Convolutional(nn.Module):

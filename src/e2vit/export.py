@@ -69,7 +69,7 @@ def export_run(experiment: Experiment, path: Path, seed: int = 0, results: Path 
     """The trained model of an experiment, from its record. Returns the largest deviation from torch."""
     model = run(experiment, "report", seed, results=results).model
     config = model.config
-    size = getattr(config, "in_channels", getattr(config, "channels", 1)), config.image_size, config.image_size
+    size = config.in_channels, config.image_size, config.image_size
     return export(model, torch.rand(2, *size, generator=torch.Generator().manual_seed(0)), path)
 
 

@@ -136,7 +136,7 @@ def _transformers() -> list[Experiment]:
         Experiment(
             "rsscn7/vit",
             "plain ViT on aerial scenes, never rotated",
-            ViTConfig(image_size=64, channels=3, classes=7, patch_size=8),
+            ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8),
             TrainConfig(epochs=60, batch_size=64, augment="none", average=0.99),
             data="rsscn7",
             network="vit",

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.actions import act, moves_pixels_exactly, rotate
-from e2vit.groups import FiniteGroup, cyclic
+from e2vit.groups import FiniteGroup, check_group, cyclic
 from e2vit.models.symmetrized import aggregates as plain
 from e2vit.models.symmetrized import learned
 from e2vit.models.symmetrized.splitting import Split, split
@@ -64,6 +64,11 @@ class SymmetrizedConfig:
     def __post_init__(self):
         find_aggregate(self.aggregate)
 
+    @property
+    def attention_scores(self) -> int:
+        """Scores of one image, all views together."""
+        return self.group.order * self.model.attention_scores
+
     def tiny(self) -> "SymmetrizedConfig":
         """The same around a tiny model, with four views at most."""
         group = self.group if self.group.order <= 8 else cyclic(4)
@@ -98,6 +103,7 @@ class Symmetrized(nn.Module):
         fill: float | tuple[float, ...] = 0.0,
     ):
         super().__init__()
+        check_group(group)
         if chunk is not None and chunk < 1:
             raise ValueError(f"chunk counts views and starts at 1, got {chunk}")
         if interpolation not in (None, "bilinear", "bicubic", "nearest"):
@@ -192,9 +198,8 @@ class Symmetrized(nn.Module):
         images = images - background
         if self.interpolation == "bilinear":
             return act(self.group, g, images) + background
-        rotations = self.group.rotations
-        images = images.flip(-1) if g >= rotations else images
-        return rotate(images, 360 * (g % rotations) / rotations, self.interpolation) + background
+        mirrored, degrees = self.group.mirror_and_degrees(g)
+        return rotate(images.flip(-1) if mirrored else images, degrees, self.interpolation) + background
 
     def _check_batch_norm(self, parts: tuple[Tensor, ...]) -> None:
         norms = (m for m in self.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm))
@@ -215,10 +220,10 @@ class Symmetrized(nn.Module):
         bad = seen.isnan().any(-1)
         if bad.any():
             first = int(bad.nonzero()[0])
-            g, rotations = int(element[first]), self.group.rotations
-            mirrored, degrees = "mirrored, " * (g >= rotations), 360 * (g % rotations) / rotations
+            g = int(element[first])
+            mirrored, degrees = self.group.mirror_and_degrees(g)
             raise ValueError(
-                f"the model gives NaN for view {g} of {self.group} ({mirrored}turned by {degrees:g} "
+                f"the model gives NaN for view {g} of {self.group} ({'mirrored, ' * mirrored}turned by {degrees:g} "
                 f"degrees) of image {int(image[first])} of this pass"
             )
 

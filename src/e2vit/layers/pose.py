@@ -1,4 +1,4 @@
-"""Attention over tokens that have a position and a pose, and the block built on it.
+"""Layers on tokens that have a position and a pose: linear maps, attention, the transformer block, the readout.
 
 A token (g, x) looks at a token (m, y). What may enter the score is what both see alike after any turn: the place
 g⁻¹(y − x) and the pose g⁻¹m. torch's fused attention does the work.
@@ -10,10 +10,11 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import FiniteGroup, relative_elements
-from e2vit.layers.pose_position import PoseRotary, RelativeBias
+from e2vit.groups import FiniteGroup, check_group, relative_elements
+from e2vit.layers.position import PoseRotary, RelativeBias
 
 POSITIONS = ("bias", "rotary", "none")
+READOUTS = ("mean_max", "mean")
 
 
 class GroupLinear(nn.Module):
@@ -21,6 +22,7 @@ class GroupLinear(nn.Module):
 
     def __init__(self, group: FiniteGroup, width: int, out_width: int):
         super().__init__()
+        check_group(group)
         self.register_buffer("relative", relative_elements(group), persistent=False)
         self.weight = nn.Parameter(torch.randn(group.order, width, out_width) * (width * group.order) ** -0.5)
         self.bias = nn.Parameter(torch.zeros(out_width))
@@ -32,10 +34,10 @@ class GroupLinear(nn.Module):
 
 
 class PoseAttention(nn.Module):
-    """Joint attention over positions and poses, or attention over positions within each pose.
+    """Self-attention over tokens with a pose.
 
-    Joint: 49·|H| tokens see each other, with a bias by place and pose; the projections are shared by the poses.
-    Within a pose: |H| times fewer scores; poses are mixed by the group-tied projections instead.
+    mode: "joint": every token attends to every place and pose, with a bias by both; the projections are shared by the
+          poses. "within_pose": |H| times fewer scores; group-tied projections mix the poses instead.
     position: "bias", "rotary", or "none".
     """
 
@@ -45,6 +47,9 @@ class PoseAttention(nn.Module):
         super().__init__()
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        check_group(group)
+        if mode not in ("joint", "within_pose"):
+            raise ValueError(f"mode is 'joint' or 'within_pose', not {mode!r}")
         if position not in POSITIONS:
             raise ValueError(f"position is one of {', '.join(POSITIONS)}, not {position!r}")
         self.heads, self.joint = heads, mode == "joint"
@@ -107,3 +112,16 @@ class PoseBlock(nn.Module):
     def forward(self, x: Float[Tensor, "batch pose token d"]) -> Float[Tensor, "batch pose token d"]:
         x = x + self.attention(self.attention_norm(x))
         return x + self.mlp(self.mlp_norm(x))
+
+
+class PoseReadout(nn.Module):
+    """Features that do not change when the poses are permuted by the group: mean (and maximum) over the poses."""
+
+    def __init__(self, mode: str = "mean_max"):
+        super().__init__()
+        if mode not in READOUTS:
+            raise ValueError(f"readout is one of {', '.join(READOUTS)}, not {mode!r}")
+        self.mode, self.copies = mode, 2 if mode == "mean_max" else 1
+
+    def forward(self, x: Float[Tensor, "batch pose d"]) -> Float[Tensor, "batch copies_d"]:
+        return x.mean(1) if self.mode == "mean" else torch.cat([x.mean(1), x.amax(1)], -1)
