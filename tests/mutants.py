@@ -26,7 +26,6 @@ TESTS = {  # module → the fastest tests that are enough for it
     "groups": ["test_groups.py", "test_index_tables.py"],
     "actions": ["test_actions.py"],
     "layers/attention": ["test_group_attention_input.py", "test_group_attention.py", "test_position.py"],
-    "layers/local_attention": ["test_group_attention.py", "test_group_attention_input.py"],
     "layers/convolution": ["test_convolution.py"],
     "layers/kernel_basis": ["test_kernel_basis.py", "test_convolution.py"],
     "layers/position": ["test_position.py", "test_group_attention.py"],

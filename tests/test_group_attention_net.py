@@ -24,7 +24,7 @@ RELEASED = {
     "gsa_p4m_w5": (dihedral(4), gsa_index, 5),
 }
 PRESENT = {path.stem: path for folder in FOLDERS for path in folder.glob("*.npz")}
-SMALL = dict(image_size=12, channels=8, heads=2, window=3, blocks=(1, 1), crops=(1, 0), backend="naive")
+SMALL = dict(image_size=12, channels=8, heads=2, window=3, blocks=(1, 1), crops=(1, 0), backend="reference")
 
 
 def golden(name):
@@ -70,7 +70,7 @@ def test_parity_of_the_formula_written_out_and_of_no_other_index(name):
         net = GroupAttentionNet.from_released(state, group, index, 9).double()
         for layer in net.modules():
             if hasattr(layer, "backend"):
-                layer.backend = "naive"
+                layer.backend = "reference"
         assert low <= relative(net(images[1:]), expected["logits"][1:]) < high
 
 
@@ -130,7 +130,14 @@ def test_the_pool_of_the_released_pcam_network_breaks_the_size_rule():
     assert not GroupAttentionNetConfig.pcam().obeys_size_rule
     assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
     released = GroupAttentionNetConfig.pcam(
-        image_size=18, blocks=(1, 1), crops=(0, 1), expansions=(1, 1), channels=8, heads=2, window=3, backend="naive"
+        image_size=18,
+        blocks=(1, 1),
+        crops=(0, 1),
+        expansions=(1, 1),
+        channels=8,
+        heads=2,
+        window=3,
+        backend="reference",
     )
     assert [step.size_after for step in released.steps] == [18, 9, 7, 3]
     images = torch.randn(2, 3, 18, 18).double()
@@ -141,7 +148,7 @@ def test_the_pool_of_the_released_pcam_network_breaks_the_size_rule():
 @pytest.mark.parametrize("group", [cyclic(1), cyclic(4)], ids=str)
 def test_a_tiny_network_learns(group):
     torch.manual_seed(0)
-    config = replace(GroupAttentionNetConfig.sound(group=group).tiny(), backend="naive", value_dropout=0.0)
+    config = replace(GroupAttentionNetConfig.sound(group=group).tiny(), backend="reference", value_dropout=0.0)
     net = GroupAttentionNet(config)
     labels = torch.arange(16) % 10
     images = torch.rand(16, 1, 28, 28) * labels[:, None, None, None] / 9  # the class is how bright an image is

@@ -38,7 +38,7 @@ def multiply_adds(name: str) -> float:
     """
     experiment = EXPERIMENTS[name]
     if hasattr(experiment.model, "backend"):
-        plain = dataclasses.replace(experiment.model, backend="naive")
+        plain = dataclasses.replace(experiment.model, backend="reference")
         experiment = dataclasses.replace(experiment, model=plain)
     model = build(experiment, 0).eval()
     config = experiment.model
