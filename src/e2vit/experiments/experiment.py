@@ -13,6 +13,8 @@ from e2vit.models import (
     GroupAttentionNetConfig,
     HybridViT,
     HybridViTConfig,
+    OcticViT,
+    OcticViTConfig,
     PooledHybrid,
     PooledHybridConfig,
     Symmetrized,
@@ -57,6 +59,7 @@ MODELS: dict[type, type[nn.Module]] = {
     GroupAttentionNetConfig: GroupAttentionNet,
     GCNNConfig: GCNN,
     PooledHybridConfig: PooledHybrid,
+    OcticViTConfig: OcticViT,
 }
 
 
