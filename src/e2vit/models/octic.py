@@ -120,14 +120,16 @@ class OcticAttention(nn.Module):
 class OcticMLP(nn.Module):
     """Linear, GELU in the regular representation (where D4 permutes numbers), linear."""
 
+    fourier: Tensor
+
     def __init__(self, group: FiniteGroup, width: int, hidden: int):
         super().__init__()
         self.rise, self.fall = OcticLinear(width, hidden), OcticLinear(hidden, width)
-        self.register_buffer("to_parts", to_parts(group), persistent=False)
+        self.register_buffer("fourier", to_parts(group), persistent=False)
 
     def forward(self, x: Float[Tensor, "part batch token d"]) -> Float[Tensor, "part batch token d"]:
         hidden = self.rise(x.flatten(1, 2))
-        change = self.to_parts.to(x.dtype)
+        change = self.fourier.to(x.dtype)
         regular = F.gelu(change.T @ hidden.flatten(1))
         return self.fall((change @ regular).view_as(hidden)).unflatten(1, x.shape[1:3])
 
@@ -152,6 +154,8 @@ class OcticTable(nn.Module):
     Σ_g Q[part, g] f(g⁻¹x). The filters of the patches and the positions of the tokens are such tables.
     """
 
+    coefficients: Tensor
+
     def __init__(self, group: FiniteGroup, side: int, channels: int, scale: float):
         super().__init__()
         self.group, self.side = group, side
@@ -169,7 +173,7 @@ class OcticTable(nn.Module):
 
 
 class OcticViT(nn.Module):
-    """Patches become tokens in irreducible coordinates, blocks commute with D4, the head reads the sizes of the parts."""
+    """Patches → tokens in irreducible coordinates → blocks that commute with D4 → sizes of the parts → classes."""
 
     def __init__(self, config: OcticViTConfig = OcticViTConfig()):
         super().__init__()
