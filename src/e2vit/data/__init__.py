@@ -15,7 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.data import sources
+from e2vit.data import real, sources
 from e2vit.data.sources import DataError
 
 
@@ -223,6 +223,11 @@ def _rsscn7(root: Path) -> Splits:
     return _cut(images[order], labels[order], (1_680, 280, 840), "rsscn7", "RSSCN7, reduced to 64×64", classes=7)
 
 
+def _fold(name: str, number: int, root: Path) -> Splits:
+    _, origin, classes = real.SETS[name]
+    return Splits(*(Split(*part) for part in real.fold(name, number, root)), f"{name}/fold{number}", origin, classes)
+
+
 def _cut(images: Tensor, labels: Tensor, sizes: tuple[int, int, int], name: str, origin: str, classes=10) -> Splits:
     if len(images) < sum(sizes):
         raise DataError(f"{name} needs {sum(sizes)} images and has {len(images)}")
@@ -239,6 +244,7 @@ DATASETS: dict[str, Callable[[Path], Splits]] = {
     "cifar10": _cifar10,
     "pcam": _pcam,
     "rsscn7": _rsscn7,
+    **{f"{name}/fold{number}": partial(_fold, name, number) for name in real.SETS for number in range(real.FOLDS)},
 }
 
 

@@ -157,7 +157,7 @@ def status(results: Path | None = None) -> list[dict[str, Any]]:
 
 def _train(experiment: Experiment, seed: int, folder: Path, deadline: float, progress: bool) -> Run:
     accelerator = make_accelerator()
-    splits = load(experiment.data)
+    splits = load(experiment.data.format(seed=seed))
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / f"seed{seed}.claim", timeout=0)
     try:

@@ -10,6 +10,7 @@ Minutes on two cores follow those of the C4 hybrid, which were measured.
 from dataclasses import replace
 
 from e2vit.experiments.experiment import Experiment, build
+from e2vit.experiments.real import real
 from e2vit.groups import cyclic, dihedral, gevit_index, gsa_index
 from e2vit.models import (
     GCNNConfig,
@@ -580,5 +581,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         *_data_efficiency(),
         *_test_selection(),
         *_larger_groups(),
+        *real(),
     ]
 }

@@ -6,17 +6,19 @@ from torch import Tensor
 
 from e2vit.actions import rotate
 
-AUGMENTATIONS = ("rotation", "dihedral", "none")
+AUGMENTATIONS = ("rotation", "dihedral", "d4", "none")
 
 
 def draw_views(augment: str, count: int, generator: torch.Generator) -> list[Tensor]:
     """For each image of a batch, what happens to it: nothing in the list where nothing does.
 
-    "rotation": degrees. "dihedral": degrees, and whether it is mirrored first.
+    "rotation": degrees. "dihedral": degrees, and whether it is mirrored first. "d4": the same in quarter turns.
     """
     if augment == "none":
         return []
     degrees = torch.rand(count, generator=generator) * 360
+    if augment == "d4":
+        degrees = torch.div(degrees, 90, rounding_mode="floor") * 90
     mirrored = torch.rand(count, generator=generator) < 0.5
     return [degrees] if augment == "rotation" else [degrees, mirrored]
 

@@ -37,7 +37,9 @@ class TrainConfig:
     warmup_epochs: float = 3  # the rate rises linearly
     weight_decay: float = 0.05
     optimizer: str = "adamw"  # see ``optimizer.py``: "adamw", "adam" as the released networks have it, or "muon"
-    augment: str = "rotation"  # by any angle; "dihedral": half of them mirrored, too; or "none"
+    augment: str = (
+        "rotation"  # by any angle; "dihedral": half of them mirrored, too; "d4": quarter turns, mirrored; or "none"
+    )
     label_smoothing: float = 0.0
     clip: float | None = 1.0  # largest norm of the gradient
     average: float | None = None  # decay of the moving average of the weights that is evaluated and kept
