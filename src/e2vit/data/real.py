@@ -7,8 +7,8 @@ rsscn7:   aerial scenes of seven kinds (Zou et al., 2015), 400×400 pixels reduc
 eurosat:  Sentinel-2 tiles of ten kinds of land use (Helber et al., 2019), 64×64 as published, through torchvision.
 
 Blank images and repetitions are left out. What remains is cut into ten stratified parts of equal size. Fold k is tested
-on the parts 2k and 2k + 1, validated on the next part, and trained on the other seven. The parts of each image of mirabest
-and rsscn7 are written down in ``splits``, one character for each image in the order of the source, "-" for left out.
+on the parts 2k and 2k + 1, validated on the next part, and trained on the other seven. The parts of mirabest and rsscn7
+are written down in ``splits``: one character for each image in the order of the source, "-" for what is left out.
 """
 
 import codecs
@@ -31,12 +31,13 @@ FOLDS, PARTS = 5, 10
 MIRABEST_URL = (
     "https://raw.githubusercontent.com/fmporter/MiraBest/158e6690aa4162ef52792ac9dcf932fe00839838/Data/batches.tar.gz"
 )
-MIRABEST_SHA256 = "5dcbe0a16cd09f5b2832edaa82d2ae5f4eb2825aed0285c0d6333d578c5696e7"  # of the 792 images of 150×150 bytes and their labels, training batches first
+# Of the 792 images of 150×150 bytes and their labels, training batches first.
+MIRABEST_SHA256 = "5dcbe0a16cd09f5b2832edaa82d2ae5f4eb2825aed0285c0d6333d578c5696e7"
 MIRABEST_BATCHES = (*(f"data_batch_{number}" for number in range(1, 9)), "test_batch")
 
 
 def mirabest(root: Path) -> Labeled:
-    """The 792 galaxies of the public batches, from mirabest/mirabest_792.npz or mirabest/batches.tar.gz, else fetched."""
+    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz, fetched if need be."""
     folder = root / "mirabest"
     packed, archive = folder / "mirabest_792.npz", folder / "batches.tar.gz"
     if packed.exists():
@@ -135,7 +136,7 @@ def read_parts(path: Path) -> torch.Tensor:
 
 
 def stratified_parts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """As ``read_parts``, drawn with a fixed seed: blank images and repetitions out, each class spread over all parts."""
+    """As ``read_parts``, drawn with a fixed seed: blank images and repetitions out, every class in all parts."""
     random = np.random.RandomState(2023)  # its stream is frozen by NumPy's compatibility policy
     parts = torch.full((len(labels),), -1)
     kept, offset = torch.from_numpy(~(blank(images) | repeated(images))), 0
