@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from e2vit.experiments.experiment import Experiment, build
+from e2vit.experiments.real import real
 from e2vit.groups import cyclic, dihedral, gevit_index, gsa_index
 from e2vit.models import (
     GCNNConfig,
@@ -411,5 +412,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         *_data_efficiency(),
         *_test_selection(),
         *_larger_groups(),
+        *real(),
     ]
 }

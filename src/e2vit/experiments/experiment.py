@@ -19,7 +19,7 @@ class Experiment:
     about: str
     model: Any  # a model configuration
     training: TrainConfig | FineTuneConfig
-    data: str = "rotmnist"
+    data: str = "rotmnist"  # "{seed}" in it stands for the seed: folds
     fraction: float = 1.0  # of the training split
     all_training: bool = False  # train on training and validation images; nothing is chosen then
     base: str | None = None  # the experiment whose checkpoint the model starts from
