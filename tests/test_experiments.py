@@ -160,15 +160,15 @@ def test_training_never_receives_the_test_split(tmp_path, monkeypatch):
     monkeypatch.setattr(experiments, "_base", lambda *a: None)
     anything = experiments.Symmetrized.__new__(experiments.Symmetrized)
     monkeypatch.setattr(experiments, "build_on", lambda *a: anything)  # no model is needed to see what it is shown
-    tests = {data: keys(splits(data).test.images) for data in {entry.data for entry in EXPERIMENTS.values()}}
+    tests = {data: keys(splits(data).test.images) for data in {e.data.format(seed=0) for e in EXPERIMENTS.values()}}
     watched = []
     for name, entry in EXPERIMENTS.items():
         with pytest.raises(KeyboardInterrupt):
             run(name, "train", results=tmp_path)
         images, validation, watch = seen.pop()
-        assert not tests[entry.data] & (keys(images) | keys(validation)), name
+        assert not tests[entry.data.format(seed=0)] & (keys(images) | keys(validation)), name
         if watch is not None:
-            assert keys(watch.images) == tests[entry.data]
+            assert keys(watch.images) == tests[entry.data.format(seed=0)]
             watched.append(name)
     assert watched == [name for name, entry in EXPERIMENTS.items() if entry.watch_test] != []
 

@@ -75,7 +75,7 @@ def test_folders_named_train_and_test_are_taken_as_they_are(folder):
 def test_the_example_of_the_readme(folder, capsys):
     splits = from_folder(folder)
     channels, side = splits.train.images.shape[1:3]
-    config = HybridViTConfig(group=dihedral(4), image_size=side, channels=channels, classes=splits.classes).tiny()
+    config = HybridViTConfig(group=dihedral(4), image_size=side, in_channels=channels, classes=splits.classes).tiny()
     model = HybridViT(config)
     train(model, splits, config=TrainConfig(epochs=1, batch_size=20, warmup_epochs=0.1), progress=False)
     logits = metrics.predict(model, splits.test.images)

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.data import sources
+from e2vit.data import real, sources
 from e2vit.data.own import from_folder, from_tensors
 from e2vit.data.sources import DataError
 from e2vit.data.split import Split, Splits, all_training, as_float, cut, subset
@@ -171,6 +171,11 @@ def _rsscn7(root: Path) -> Splits:
     return cut(images[order], labels[order], (1_680, 280, 840), "rsscn7", "RSSCN7, reduced to 64×64", classes=7)
 
 
+def _fold(name: str, number: int, root: Path) -> Splits:
+    _, origin, classes = real.SETS[name]
+    return Splits(*(Split(*part) for part in real.fold(name, number, root)), f"{name}/fold{number}", origin, classes)
+
+
 DATASETS: dict[str, Callable[[Path], Splits]] = {
     "rotmnist": _rotmnist,
     "rotmnist_upright": lambda root: _rebuilt(root, "rotmnist_upright"),
@@ -179,4 +184,5 @@ DATASETS: dict[str, Callable[[Path], Splits]] = {
     "cifar10": _cifar10,
     "pcam": _pcam,
     "rsscn7": _rsscn7,
+    **{f"{name}/fold{number}": partial(_fold, name, number) for name in real.SETS for number in range(real.FOLDS)},
 }

@@ -148,7 +148,7 @@ def build_on(base: Run | None, experiment: Experiment, seed: int) -> nn.Module:
 
 
 def _train(experiment: Experiment, seed: int, results: Path, deadline: float, progress: bool) -> None:
-    accelerator, splits, folder = make_accelerator(), load(experiment.data), results / experiment.name
+    accelerator, splits, folder = make_accelerator(), load(experiment.data.format(seed=seed)), results / experiment.name
     folder.mkdir(parents=True, exist_ok=True)
     base = _base(experiment, seed, results)
     model = build_on(base, experiment, seed)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from e2vit.experiments.experiment import Experiment, build
+from e2vit.experiments.real import real
 from e2vit.groups import cyclic, dihedral, gevit_index, gsa_index
 from e2vit.models import (
     GCNNConfig,
@@ -137,7 +138,7 @@ def _transformers() -> list[Experiment]:
         Experiment(
             "rsscn7/vit",
             "plain ViT on aerial scenes, never rotated",
-            ViTConfig(image_size=64, channels=3, classes=7, patch_size=8),
+            ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8),
             TrainConfig(epochs=60, batch_size=64, augment="none", average=0.99),
             data="rsscn7",
             network="vit",
@@ -412,5 +413,6 @@ EXPERIMENTS: dict[str, Experiment] = {
         *_data_efficiency(),
         *_test_selection(),
         *_larger_groups(),
+        *real(),
     ]
 }

@@ -6,20 +6,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from e2vit.models import (
-    GCNN,
-    GCNNConfig,
-    GroupAttentionNet,
-    GroupAttentionNetConfig,
-    HybridViT,
-    HybridViTConfig,
-    PooledHybrid,
-    PooledHybridConfig,
-    Symmetrized,
-    SymmetrizedConfig,
-    ViT,
-    ViTConfig,
-)
+from e2vit.models import MODELS, Symmetrized, SymmetrizedConfig
 from e2vit.training.config import TrainConfig
 from e2vit.training.fine_tuning import FineTuneConfig
 
@@ -32,7 +19,7 @@ class Experiment:
     about: str
     model: Any  # a model configuration
     training: TrainConfig | FineTuneConfig
-    data: str = "rotmnist"
+    data: str = "rotmnist"  # "{seed}" in it stands for the seed: folds
     fraction: float = 1.0  # of the training split
     all_training: bool = False  # train on training and validation images; nothing is chosen then
     base: str | None = None  # the experiment whose checkpoint the model starts from
@@ -47,15 +34,6 @@ class Experiment:
     def __post_init__(self):
         if self.all_training and self.training.keep != "last":
             raise ValueError(f"{self.name} trains on the validation images, so it can't choose an epoch by them")
-
-
-MODELS: dict[type, type[nn.Module]] = {
-    ViTConfig: ViT,
-    HybridViTConfig: HybridViT,
-    GroupAttentionNetConfig: GroupAttentionNet,
-    GCNNConfig: GCNN,
-    PooledHybridConfig: PooledHybrid,
-}
 
 
 def build(experiment: Experiment, seed: int) -> nn.Module:
