@@ -37,7 +37,7 @@ MIRABEST_BATCHES = (*(f"data_batch_{number}" for number in range(1, 9)), "test_b
 
 
 def mirabest(root: Path) -> Labeled:
-    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz, fetched if needed."""
+    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz."""
     folder = root / "mirabest"
     packed, archive = folder / "mirabest_792.npz", folder / "batches.tar.gz"
     if packed.exists():

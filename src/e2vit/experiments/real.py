@@ -19,8 +19,8 @@ from e2vit.training.config import TrainConfig
 from e2vit.training.fine_tuning import FineTuneConfig
 
 SHAPES: dict[str, dict[str, int]] = {
-    "mirabest": {"image_size": 64, "channels": 1, "classes": 2},
-    "rsscn7": {"image_size": 64, "channels": 3, "classes": 7},
+    "mirabest": {"image_size": 64, "in_channels": 1, "classes": 2},
+    "rsscn7": {"image_size": 64, "in_channels": 3, "classes": 7},
 }
 AUGMENTATIONS = ("d4", "none", "dihedral")  # what a training image undergoes; "dihedral": any angle, mirrored
 FRACTIONS = (1.0, 0.1, 1 / 3)
