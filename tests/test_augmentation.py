@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from e2vit.training.augmentation import apply_views, draw_views
 
 from e2vit.actions import rotate
+from e2vit.training.config import apply_views, draw_views
 
 
 @pytest.fixture

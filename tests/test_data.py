@@ -10,7 +10,7 @@ import torch
 
 from e2vit import data
 from e2vit.actions import rotate
-from e2vit.data import as_float, embedded, formats, load, sources, subset
+from e2vit.data import as_float, embedded, load, sources, subset
 from e2vit.data.sources import DataError
 
 

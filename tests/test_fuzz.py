@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from e2vit.data.formats import DataError
 from PIL import Image
 
 from e2vit.data import formats
-from e2vit.data.formats import DataError
 from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import RecordError

@@ -17,13 +17,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from disturbing import SMALL, work
+from e2vit.data.formats import DataError
 from PIL import Image
 from test_fuzz import MOST, damaged, npz
 
 from conftest import ROOT
 from e2vit import experiments
 from e2vit.data import formats, load
-from e2vit.data.formats import DataError
 from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import RecordError

@@ -16,6 +16,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,9 +26,10 @@ from torchvision.datasets import EuroSAT
 from torchvision.datasets.utils import download_url
 
 from e2vit.data import sources
-from e2vit.data.formats import UNREADABLE, DataError, Labeled, first_line, read_npz
+from e2vit.data.sources import DataError, Labeled, first_line
 
 FOLDS, PARTS = 5, 10
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 MIRABEST_URL = (
     "https://raw.githubusercontent.com/fmporter/MiraBest/158e6690aa4162ef52792ac9dcf932fe00839838/Data/batches.tar.gz"
 )
@@ -42,11 +44,14 @@ def mirabest(root: Path) -> Labeled:
     packed, archive = folder / "mirabest_792.npz", folder / "batches.tar.gz"
     if packed.exists():
         keys = ("train_images", "test_images", "train_labels", "test_labels")
-        arrays = read_npz(packed, 704 * 150 * 150, *keys)
-        images, labels = np.concatenate(arrays[:2]), np.concatenate(arrays[2:])
+        try:
+            with np.load(packed) as arrays:
+                images, labels = (np.concatenate([arrays[key] for key in pair]) for pair in (keys[:2], keys[2:]))
+        except UNREADABLE as reason:
+            raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
     else:
         if not archive.exists():
-            sources._fetch(archive, lambda part: download_url(MIRABEST_URL, str(part), archive.name))
+            sources.fetched(download_url, folder, MIRABEST_URL, str(folder), archive.name)
         images, labels = read_batches(archive)
     if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
         raise DataError(f"{packed if packed.exists() else archive} does not hold the 792 published galaxies")
@@ -96,15 +101,10 @@ class ArraysOnly(pickle.Unpickler):
 
 def eurosat(root: Path) -> Labeled:
     """The 27,000 tiles in color, class by class; torchvision fetches and verifies them."""
-
-    def download(folder: Path) -> None:
-        EuroSAT(str(folder), download=True)
-        (folder / "eurosat" / "EuroSAT.zip").unlink()
-
-    if not (root / "eurosat" / "2750").exists():
-        sources._fetch(root / "eurosat", download)
+    tiles = sources.fetched(
+        EuroSAT, root, str(root), download=sources.online() and not (root / "eurosat" / "2750").exists()
+    )
     try:
-        tiles = EuroSAT(str(root))
         images = np.stack([np.asarray(picture) for picture, _ in tiles])
     except (OSError, RuntimeError, ValueError) as reason:
         raise DataError(f"{root / 'eurosat'} is damaged ({first_line(reason)}); delete it to fetch it anew") from None
