@@ -16,6 +16,7 @@ import hashlib
 import io
 import pickle
 import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from e2vit.data import sources
 from e2vit.data.sources import DataError, Labeled, first_line
 
 FOLDS, PARTS = 5, 10
+UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 MIRABEST_URL = (
     "https://raw.githubusercontent.com/fmporter/MiraBest/158e6690aa4162ef52792ac9dcf932fe00839838/Data/batches.tar.gz"
 )
@@ -37,16 +39,19 @@ MIRABEST_BATCHES = (*(f"data_batch_{number}" for number in range(1, 9)), "test_b
 
 
 def mirabest(root: Path) -> Labeled:
-    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz."""
+    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz, fetched if need be."""
     folder = root / "mirabest"
     packed, archive = folder / "mirabest_792.npz", folder / "batches.tar.gz"
     if packed.exists():
         keys = ("train_images", "test_images", "train_labels", "test_labels")
-        arrays = sources.read_npz(packed, *keys)
-        images, labels = np.concatenate(arrays[:2]), np.concatenate(arrays[2:])
+        try:
+            with np.load(packed) as arrays:
+                images, labels = (np.concatenate([arrays[key] for key in pair]) for pair in (keys[:2], keys[2:]))
+        except UNREADABLE as reason:
+            raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
     else:
         if not archive.exists():
-            sources.fetched(download_url, archive, MIRABEST_URL, str(folder), archive.name)
+            sources.fetched(download_url, folder, MIRABEST_URL, str(folder), archive.name)
         images, labels = read_batches(archive)
     if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
         raise DataError(f"{packed if packed.exists() else archive} does not hold the 792 published galaxies")
@@ -73,7 +78,7 @@ def read_batches(archive: Path, names: tuple[str, ...] = MIRABEST_BATCHES) -> tu
                 batch = ArraysOnly(io.BytesIO(files.extractfile(members[name]).read()), encoding="latin1").load()
                 images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 150, 150))
                 labels.append(np.asarray(batch["labels"], np.uint8))
-    except (*sources.UNREADABLE, tarfile.TarError, pickle.UnpicklingError, AttributeError, TypeError) as reason:
+    except (*UNREADABLE, tarfile.TarError, pickle.UnpicklingError, AttributeError, TypeError) as reason:
         raise DataError(f"{archive} can't be read as MiraBest's batches ({first_line(reason)})") from None
     return np.concatenate(images), np.concatenate(labels)
 
@@ -96,11 +101,12 @@ class ArraysOnly(pickle.Unpickler):
 
 def eurosat(root: Path) -> Labeled:
     """The 27,000 tiles in color, class by class; torchvision fetches and verifies them."""
-
-    tiles = sources.fetched(EuroSAT, root / "eurosat", str(root), download=sources.online())
+    tiles = sources.fetched(
+        EuroSAT, root, str(root), download=sources.online() and not (root / "eurosat" / "2750").exists()
+    )
     try:
         images = np.stack([np.asarray(picture) for picture, _ in tiles])
-    except (OSError, ValueError) as reason:
+    except (OSError, RuntimeError, ValueError) as reason:
         raise DataError(f"{root / 'eurosat'} is damaged ({first_line(reason)}); delete it to fetch it anew") from None
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(tiles.targets)
 

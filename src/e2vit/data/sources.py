@@ -7,7 +7,6 @@ import os
 import shutil
 import tempfile
 import zipfile
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ ROTMNIST_URL = "http://www.iro.umontreal.ca/~lisa/icml2007data/mnist_rotation_ne
 ROTMNIST_MD5 = "0f9a947ff3d30e95cd685462cbf3b847"
 ROTMNIST_MEMBERS = tuple(f"mnist_all_rotation_normalized_float_{part}.amat" for part in ("train_valid", "test"))
 ROTMNIST_ROWS = (12_000, 50_000)
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)  # errors of damaged archives
 
 
 class DataError(Exception):
@@ -43,7 +41,7 @@ def official_rotmnist(root: Path) -> Labeled | None:
     archive = root / "mnist_rotation_new.zip"
     if not archive.exists():
         try:
-            fetched(download_url, archive, ROTMNIST_URL, str(root), archive.name, ROTMNIST_MD5)
+            fetched(download_url, root, ROTMNIST_URL, str(root), archive.name, ROTMNIST_MD5)
         except Unavailable:
             return None
     _verify(archive, ROTMNIST_MD5)
@@ -65,9 +63,7 @@ def mnist(root: Path) -> tuple[Labeled, Labeled]:
             root = Path(shutil.copytree(files[0].parent, Path(folder) / "MNIST" / "raw")).parents[1]
             parts = [MNIST(str(root), train=train, download=True) for train in (True, False)]
         else:
-            parts = [
-                fetched(MNIST, root / "MNIST", str(root), train=train, download=online()) for train in (True, False)
-            ]
+            parts = [fetched(MNIST, root, str(root), train=train, download=online()) for train in (True, False)]
     train, test = ((part.data[:, None], part.targets.long()) for part in parts)
     return train, test
 
@@ -84,10 +80,7 @@ def embedded_digits() -> Labeled:
 
 def cifar10(root: Path) -> tuple[Labeled, Labeled]:
     """CIFAR-10's 50,000 training and 10,000 test images."""
-    parts = [
-        fetched(CIFAR10, root / "cifar-10-batches-py", str(root), train=train, download=online())
-        for train in (True, False)
-    ]
+    parts = [fetched(CIFAR10, root, str(root), train=train, download=online()) for train in (True, False)]
     train, test = (labeled(root, part.data, np.array(part.targets)) for part in parts)
     return train, test
 
@@ -96,7 +89,7 @@ def pcam(root: Path) -> tuple[Labeled, ...]:
     """PatchCamelyon's training, validation and test images, 96×96 in color; needs the package h5py."""
     parts = []
     for part in ("train", "val", "test"):
-        found = fetched(PCAM, root / "pcam", str(root), split=part, download=online())
+        found = fetched(PCAM, root, str(root), split=part, download=online())
         arrays = []
         for key, dataset in (("images", "x"), ("targets", "y")):
             with found.h5py.File(root / "pcam" / found._FILES[part][key][0]) as file:
@@ -112,21 +105,16 @@ def rsscn7(root: Path) -> Labeled:
     """
     path, original = root / "rsscn7" / "rsscn7_64.npz", root / "RSSCN7"
     if path.exists():
-        return labeled(path, *read_npz(path, "images", "labels"))
+        try:
+            with np.load(path) as arrays:
+                return labeled(path, arrays["images"], arrays["labels"])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
+            raise DataError(f"{path} is damaged ({first_line(reason)})") from None
     if original.exists():
         from e2vit.data.own import read_folder
 
         return read_folder(original, 64)[:2]
     raise Unavailable(f"neither {path} nor the original photographs in {original} are there")
-
-
-def read_npz(path: Path, *keys: str) -> list[np.ndarray]:
-    """Arrays from an npz file. Error: DataError for a damaged one."""
-    try:
-        with np.load(path) as arrays:
-            return [arrays[key] for key in keys]
-    except UNREADABLE as reason:
-        raise DataError(f"{path} is damaged ({first_line(reason)}); delete it to fetch it anew") from None
 
 
 def labeled(path: Path, images: np.ndarray, labels: np.ndarray) -> Labeled:
@@ -143,15 +131,16 @@ def online() -> bool:
     return "E2VIT_OFFLINE" not in os.environ
 
 
-def fetched(source: Callable[..., Any], path: Path, *arguments: Any, **options: Any) -> Any:
-    """Calls one of torchvision's sources. Error: Unavailable when path is neither there nor can be fetched."""
-    if source is download_url and not online():
-        raise Unavailable(f"{path} is not there, and E2VIT_OFFLINE forbids fetching it")
+def fetched(source: Callable[..., Any], root: Path, *arguments: Any, **options: Any) -> Any:
+    """Calls one of torchvision's sources. Error: Unavailable when its data is neither there nor can be fetched."""
+    name = f"The archive {arguments[0]}" if source is download_url else source.__name__
+    if not online() and source is download_url:
+        raise Unavailable(f"{name} is not in {root}, and E2VIT_OFFLINE forbids fetching it")
     try:
         return source(*arguments, **options)
     except (RuntimeError, OSError, ImportError) as reason:
         hint = "" if online() else "; E2VIT_OFFLINE forbids fetching it"
-        raise Unavailable(f"{path} can't be read or fetched ({first_line(reason)}){hint}") from None
+        raise Unavailable(f"{name} can't be read from {root} or fetched: {first_line(reason)}{hint}") from None
 
 
 def _verify(path: Path, md5: str) -> None:

@@ -29,7 +29,7 @@ PARTS = ("A1", "A2", "B1", "B2", "E first row", "E second row", "E' first row", 
 class OcticViTConfig:
     group: FiniteGroup = dihedral(4)  # the coordinates are those of this group alone
     image_size: int = 28  # side, pixels
-    channels: int = 1
+    in_channels: int = 1
     classes: int = 10
     patch_size: int = 4
     width: int = 96  # features per token, a multiple of 8
@@ -156,10 +156,10 @@ class OcticTable(nn.Module):
 
     coefficients: Tensor
 
-    def __init__(self, group: FiniteGroup, side: int, channels: int, scale: float):
+    def __init__(self, group: FiniteGroup, side: int, in_channels: int, scale: float):
         super().__init__()
         self.group, self.side = group, side
-        self.quarter = nn.Parameter(torch.randn(6, channels, (side + 1) // 2, (side + 1) // 2) * scale)
+        self.quarter = nn.Parameter(torch.randn(6, in_channels, (side + 1) // 2, (side + 1) // 2) * scale)
         first = to_parts(group)[[0, 1, 2, 3, 4, 5]] * torch.tensor([8**0.5] * 4 + [2.0] * 2)[:, None]
         self.register_buffer("coefficients", first, persistent=False)
 
@@ -178,8 +178,8 @@ class OcticViT(nn.Module):
     def __init__(self, config: OcticViTConfig = OcticViTConfig()):
         super().__init__()
         self.config, group, copies = config, config.group, config.width // 8
-        fan_in = config.channels * config.patch_size**2
-        self.embed = OcticTable(group, config.patch_size, copies * config.channels, fan_in**-0.5)
+        fan_in = config.in_channels * config.patch_size**2
+        self.embed = OcticTable(group, config.patch_size, copies * config.in_channels, fan_in**-0.5)
         self.position = OcticTable(group, config.side, copies, 0.02)
         self.blocks = nn.ModuleList(
             OcticBlock(group, config.width, config.heads, config.expansion) for _ in range(config.depth)
@@ -189,11 +189,11 @@ class OcticViT(nn.Module):
 
     def tokens(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "part batch token d"]:
         """The patches of an image in irreducible coordinates, with their positions added."""
-        expected = (self.config.channels, self.config.image_size, self.config.image_size)
+        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
         if images.shape[1:] != expected:
             raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes {expected}")
         filters = rearrange(
-            self.embed(), "part (d channel) row column -> (part d) channel row column", channel=self.config.channels
+            self.embed(), "part (d channel) row column -> (part d) channel row column", channel=self.config.in_channels
         )
         x = F.conv2d(images, filters, stride=self.config.patch_size)
         x = rearrange(x, "batch (part d) row column -> part batch (row column) d", part=8)
