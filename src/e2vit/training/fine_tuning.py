@@ -158,6 +158,7 @@ class _Head(nn.Module):
         self.symmetrized = [model]  # in a list: the body is no part of what is trained
         self.images = torch.cat(parts)
         self.features = torch.cat([view_features(model, images) for images in parts])
+        self.train(model.training)
 
     def forward(self, rows: Tensor) -> Tensor:
         (model,), seen = self.symmetrized, self.features[rows.to(self.features.device)]
