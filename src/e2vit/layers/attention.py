@@ -2,7 +2,8 @@
 
     out(x, v) = W Σ_g Σ_{m,y} softmax_{(m,y)} [ q(x,g)·k(y,m) + q(x,g)·ρ(v⁻¹(y−x)) + q(x,g)·e(G[v,g,m]) ] value(y, m)
 
-It commutes with the group if and only if the table G is constant on diagonal orbits, G[rv,rg,rm] = G[v,g,m].
+It commutes with the group if the table G is constant on diagonal orbits, G[rv,rg,rm] = G[v,g,m], and for tables whose
+rows depend on m only then; ``is_equivariant_table`` is the exact criterion.
 Lifting is the same layer with a single input pose: from an image to a map with a pose axis.
 Sources: Romero and Cordonnier (2021), GSA-Nets; Xu et al. (2023), GE-ViT.
 """
@@ -16,7 +17,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import FiniteGroup, cayley_index, gsa_index
+from e2vit.groups import FiniteGroup, cayley_index, check_group, gsa_index
 from e2vit.layers.position import PositionAsReleased, SoundPosition, seen_offsets
 
 
@@ -62,6 +63,7 @@ class GroupSelfAttention(nn.Module):
         dropout: float = 0.0,
     ):
         super().__init__()
+        check_group(group)
         if min(channels, heads, head_dim, out_channels or 1) < 1:
             raise ValueError(f"channels, heads and head_dim start at 1, got {(channels, heads, head_dim)}")
         if query_pose not in ("sum", "diagonal"):
