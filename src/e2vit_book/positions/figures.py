@@ -94,19 +94,14 @@ def encodings(parts: Mapping[str, Float[ndarray, "pose row column"]], names: Seq
 
 
 def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v g m"]]]) -> Figure:
-    """Draw index cubes, cut into slices v, each above its turned copy; cells of the copy that differ carry a cross.
+    """Draw the slices v = 0 to 3 of index cubes, each cube above its turned copy; cells of the copy that differ carry a
+    cross. Titles count all slices.
 
     cubes: name → the cube G[v, g, m] and its copy G[rv, rg, rm].
     """
-    tall = [2.1 if len(cube) > 4 else 1.15 for cube, _ in cubes.values() for _ in range(2)]
-    figure, axes = plt.subplots(
-        2 * len(cubes),
-        1,
-        figsize=(4.8, sum(tall) + 0.42 * len(tall)),
-        layout="constrained",
-        squeeze=False,
-        height_ratios=tall,
-    )
+    tall = [1.45 if len(cube) > 4 else 1.25 for cube, _ in cubes.values() for _ in range(2)]
+    size = (4.8, sum(tall) + 0.35 * len(tall))
+    figure, axes = plt.subplots(len(tall), 1, figsize=size, layout="constrained", squeeze=False, height_ratios=tall)
     for (name, (cube, turned)), above, below in zip(cubes.items(), axes[::2, 0], axes[1::2, 0], strict=True):
         differ = cube != turned
         verdict = f"{differ.sum()} of {differ.size} cells differ" if differ.any() else "all cells agree"
@@ -114,6 +109,7 @@ def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v
         _slices(below, turned, differ)
         above.set_title(f"{name}: G[v, g, m]", fontsize=12)
         below.set_title(f"G[rv, rg, rm]: {verdict}", fontsize=12)
+    axes[-1, 0].set_xlabel("m, within each slice")
     return figure
 
 
@@ -172,23 +168,20 @@ def _numbers(ax: Axes, values: ndarray, bright: float) -> None:
 
 
 def _slices(ax: Axes, cube: ndarray, marked: ndarray) -> None:
-    """Draw the slices v of a cube four to a row, with empty cells between them."""
-    order, columns = len(cube), 4
-    step = order + 1
-    down = order + (1 if order <= columns else 2)  # room for the names of the lower slices
-    sheet = np.full((-(-order // columns) * down - (down - order), min(order, columns) * step - 1), np.nan)
-    for v in range(order):
-        top, left = v // columns * down, v % columns * step
-        sheet[top : top + order, left : left + order] = cube[v]
-        ax.text(left + (order - 1) / 2, top - 0.6, f"v = {v}", ha="center", va="bottom", fontsize=10)
-        for (g, m), entry in np.ndenumerate(cube[v] if order <= columns else cube[v, :0]):
+    """Draw up to four slices v of a cube side by side, with empty cells between them."""
+    order, slices = len(cube), min(len(cube), 4)
+    sheet = np.full((order, slices * (order + 1) - 1), np.nan)
+    for v in range(slices):
+        left = v * (order + 1)
+        sheet[:, left : left + order] = cube[v]
+        ax.text(left + (order - 1) / 2, -0.6, f"v = {v}", ha="center", va="bottom", fontsize=10)
+        for (g, m), entry in np.ndenumerate(cube[v] if order <= 4 else cube[v, :0]):
             color = "black" if entry >= order / 2 else "white"
-            ax.text(left + m, top + g, str(entry), ha="center", va="center", fontsize=10, color=color)
+            ax.text(left + m, g, str(entry), ha="center", va="center", fontsize=10, color=color)
         g, m = np.nonzero(marked[v])
-        ax.plot(left + m, top + g, "x", color=MARK, markersize=12 if order <= columns else 4, markeredgewidth=1.3)
+        ax.plot(left + m, g, "x", color=MARK, markersize=12 if order <= 4 else 5, markeredgewidth=1.3)
     ax.imshow(sheet, cmap=plt.get_cmap(MAP, order), norm=BoundaryNorm(np.arange(order + 1) - 0.5, order))
     ax.set(xticks=[], yticks=[], ylabel="g")
-    ax.set_xlabel("m, within each slice", fontsize=9)
-    ax.set_ylim(sheet.shape[0] - 0.4, -1.8 if order <= columns else -2.6)
+    ax.set_ylim(order - 0.4, -0.3 * order - 0.6)
     for side in ax.spines.values():
         side.set_visible(False)

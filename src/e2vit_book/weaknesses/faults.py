@@ -80,9 +80,9 @@ def _either_way(f: Callable[[Tensor], Tensor], x: Tensor, group: FiniteGroup, in
 def error_by_image_size(
     config: GroupAttentionNetConfig, sizes: Sequence[int], seed: int = 0
 ) -> dict[int, tuple[float, bool]]:
-    """Image side → the invariance error of the logits under a quarter turn, and whether every pool obeys the size rule.
+    """Measure the change of the logits under a quarter turn for each side, and whether every pool obeys the size rule.
 
-    Images are random numbers, so that no dark border hides anything.
+    Images are random numbers, since a dark border would hide the fault.
     """
     errors = {}
     for size in sizes:
@@ -99,11 +99,11 @@ def error_by_image_size(
 
 @torch.no_grad()
 def encodings_along_a_row(offsets: Float[Tensor, " offset"], seed: int = 0) -> dict[str, Float[Tensor, "offset d"]]:
-    """Three features of an untrained encoding of the offsets (x, 0), as released and sound; float32."""
+    """Compute three features of untrained encodings of the offsets (x, 0), as released and stable; float32."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         places = torch.stack([offsets.float(), torch.zeros(len(offsets))], -1)[None]
-        return {"as released": PositionAsReleased(10, 3)(places)[0, :, 3:6], "sound": SoundPosition(3)(places)[0]}
+        return {"as released": PositionAsReleased(10, 3)(places)[0, :, 3:6], "stable": SoundPosition(3)(places)[0]}
 
 
 def first_step(
@@ -112,8 +112,8 @@ def first_step(
     labels: Int64[Tensor, " image"],
     seed: int = 0,
 ) -> dict[str, float]:
-    """What the first training step of a network meets, in float32: loss (nats), largest logit and largest gradient of
-    its positional networks, and the share of their gradients that half precision can't hold."""
+    """Compute a network's first training step in float32: loss (nats), largest logit, largest gradient of its positional
+    networks, and the fraction of their gradients above the largest half-precision number."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         net = GroupAttentionNet(replace(config, value_dropout=0.0, attention_dropout=0.0))
