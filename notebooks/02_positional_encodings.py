@@ -21,7 +21,7 @@
 # poses passes a criterion, which this chapter proves and tests. The index arithmetic of released code fails it;
 # the table of $g^{-1}m$ passes it for every finite group.
 #
-# No group theory is needed. We begin with a digit that turns.
+# No group theory is needed.
 
 # %% tags=["hide-input"]
 import torch
@@ -76,7 +76,7 @@ digit = as_float(fours[:1]).double()  # batch, channel, height, width
 group = cyclic(4)
 turned_digits = torch.cat([act(group, g, digit) for g in range(group.order)])[:, 0]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-product-table", "caption": "The product table of C4 in pictures. A digit is turned first by the element of its column, then by that of its row. The result (blue frame) is always one of the four pictures we began with, and its number is the product."}, "image": {"alt": "A table with four rows and four columns. Its margins show a digit turned by 0, 90, 180 and 270 degrees; each cell shows the digit turned by the sum of both angles."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-product-table", "caption": "The product table of C4 in pictures. A digit is turned first by the element of its column, then by that of its row. The result (blue frame) is one of the same four pictures; its number is the product."}, "image": {"alt": "A table with four rows and four columns. Its margins show a digit turned by 0, 90, 180 and 270 degrees; each cell shows the digit turned by the sum of both angles."}}
 turns = ["0°", "90°", "180°", "270°"]
 figures.product_table(turned_digits.numpy(), group.product.numpy(), turns)
 # %% [markdown]
@@ -85,7 +85,7 @@ figures.product_table(turned_digits.numpy(), group.product.numpy(), turns)
 #
 # $$(g \cdot f)(x) = f(g^{-1} x) .$$
 #
-# The new image at $x$ is the old one at the place that $g$ moves to $x$. Two actions in a row are the action of the product:
+# Two actions in a row are the action of the product:
 
 # %%
 for g in range(group.order):
@@ -145,8 +145,7 @@ for order in orders.values():
 Markdown(f"Attention commutes with {', '.join(orders)}.")
 
 # %% [markdown]
-# So a digit and its shuffled patches have the same features in another order, and the same average.
-# Positions have to break this symmetry, but not all of it.
+# So a digit and its shuffled patches have the same average feature. Positions have to break this symmetry, but not all of it.
 #
 # ## Absolute positions break shifts, relative ones keep them
 #
@@ -154,8 +153,8 @@ Markdown(f"Attention commutes with {', '.join(orders)}.")
 #
 # $$\langle q(x) + p_q(x),\; k(y) + p_k(y) \rangle ,$$
 #
-# where $p_q$ and $p_k$ are the images of $p$ under the maps to queries and keys. (The factor $1/\sqrt d$ of the first
-# chapter changes nothing here, so we leave it out.) When the image is shifted by $t$, the content moves, the vectors $p$
+# where $p_q$ and $p_k$ are the images of $p$ under the maps to queries and keys. (We leave out the
+# factor $1/\sqrt d$.) When the image is shifted by $t$, the content moves, the vectors $p$
 # stay, and the score changes.
 #
 # A *relative* encoding depends on the offset $y - x$ alone ([Shaw et al., 2018](https://arxiv.org/abs/1803.02155)):
@@ -194,7 +193,6 @@ Markdown(
 # $$ry - rx = r(y - x) .$$
 #
 # So the score now contains $\rho(r(y - x))$ where it contained $\rho(y - x)$, which is another vector.
-# A key to the right of its query is now above it, and "right" and "above" have separate encodings.
 
 # %%
 error = equivariance_error(lambda x: relative(x)[:, :, 0], image, group)
@@ -274,19 +272,10 @@ figures.lifted_maps(pictures[:, 0].numpy(), maps, ["upright", "turned by 90°"])
 # %% [markdown]
 # ## What a pose reads
 #
-# In code the repair is one table: the offsets in the frame of each pose. Each place of a window has a row and a
-# column, counted from the center; a pose reads them turned.
+# In code the repair is one table, the offsets in the frame of each pose:
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-maps", "caption": "The row and the column, in pixels from the center, that each pose of C4 reads at each place of a window of 5 × 5 pixels. Pose 0 reads the window as it is. Every further pose reads it turned by 90 degrees more: what was a row becomes a column."}, "image": {"alt": "Two rows of four tables with the numbers minus two to two. In the upper row the numbers grow downwards, then to the right, then upwards, then to the left; in the lower row they do so one step ahead."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-maps", "caption": "The row and the column, in pixels from the center, that each pose of C4 reads at each place of a window of 5 × 5 pixels. Pose 0 reads the window as it is. Every further pose reads it turned by 90 degrees more."}, "image": {"alt": "Two rows of four tables with the numbers minus two to two. In the upper row the numbers grow downwards, then to the right, then upwards, then to the left; in the lower row they do so one step ahead."}}
 figures.index_maps(2 * seen.numpy(), turns)
-# %% [markdown]
-# For $D_4$, eight poses read eight different windows, the last four of them mirrored:
-
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-maps-mirrors", "caption": "The same for four of the eight poses of D4: two turns, and the same two turns after a mirror. Next to the same turn without a mirror, the signs of the columns are swapped."}, "image": {"alt": "Two rows of four tables. The last two columns mirror the first two."}}
-some = [0, 1, 4, 5]
-seen_in_mirror = seen_offsets(mirrors, 5, 5, False, torch.float64, cpu)[some]
-names = ["0°", "90°", "mirror", "mirror, then 90°"]
-figures.index_maps(2 * seen_in_mirror.numpy(), names, some)
 # %% [markdown]
 # ## Deeper: learned encodings
 #
@@ -388,19 +377,11 @@ for pose in range(4):
 # **Sufficient.** Turn the input by $r$ and substitute $y = ry'$, $m = rm'$, $g = rg'$ as before. The output at
 # $(rx, rv)$ is to equal the old one at $(x, v)$. The first two terms of $s$ are the old ones, by steps 1 to 3. The third is
 # $\langle q(x,g'), e(G[rv, rg', rm'])\rangle$, the old one if the two rows agree. If both rows are constant, it is one
-# number for all keys of this query, which cancels in the softmax. In either case the weights are the old ones.
+# number for all keys of this query, which cancels in the softmax. In either case the weights are the old ones. That the criterion is necessary is proved in the fold below.
 #
-# **Necessary.** Suppose that for some $r, v, g$ the rows $a(m) = G[v, g, m]$ and $b(m) = G[rv, rg, rm]$ differ and that,
-# say, $a$ is not constant. Then some entry $c$ occurs in $a$ at a set $A$ of poses and in $b$ at a set $B$ such that
-# $A \ne B$, and not one of them empty and the other everything. (If $b$ is constant and its entry does not occur in $a$,
-# take an entry of $a$.) Set $\rho$, the keys and all vectors of the table but $e(c)$ to zero. Take an input whose queries vanish except at the pose
-# $g$. In one output the attention of this query is $t$ times larger on $A$ than elsewhere, in the other on $B$; for
-# $t \ne 1$ the two distributions differ. All other queries attend uniformly in both. Values that are nonzero at one pose
-# only, where the distributions differ, give different outputs.
-#
-# The first line of the box for all $r, v, g$ is therefore **sufficient**, and the natural way to meet it is the pose of
-# the key in the frame of the query, $g^{-1}m$, because $(rg)^{-1}(rm) = g^{-1}m$. The product table is also called
-# the *Cayley* table, and we call this index table **the Cayley table**, for every group:
+# The first line of the box, for all $r, v, g$, is **sufficient**. The pose of the key in the frame of the query, $g^{-1}m$,
+# meets it, because $(rg)^{-1}(rm) = g^{-1}m$. It is read from the product table, also called the Cayley table of a group,
+# and we call this index table **the Cayley table**:
 
 # %%
 cayley = mirrors.product[mirrors.inverse]  # [g, m] → g⁻¹m
@@ -408,6 +389,17 @@ assert torch.equal(cayley_index(mirrors)[0], cayley)
 for r in range(mirrors.order):
     p = mirrors.product[r]  # g → rg
     assert torch.equal(cayley[p][:, p], cayley)
+
+# %% [markdown]
+# ### Deeper: the criterion is necessary
+#
+# Suppose that for some $r, v, g$ the rows $a(m) = G[v, g, m]$ and $b(m) = G[rv, rg, rm]$ differ and that,
+# say, $a$ is not constant. Then some entry $c$ occurs in $a$ at a set $A$ of poses and in $b$ at a set $B$ such that
+# $A \ne B$, and not one of them empty and the other everything. (If $b$ is constant and its entry does not occur in $a$,
+# take an entry of $a$.) Set $\rho$, the keys and all vectors of the table but $e(c)$ to zero. Take an input whose queries vanish except at the pose
+# $g$. In one output the attention of this query is $t$ times larger on $A$ than elsewhere, in the other on $B$; for
+# $t \ne 1$ the two distributions differ. All other queries attend uniformly in both. Values that are nonzero at one pose
+# only, where the distributions differ, give different outputs.
 
 # %% [markdown]
 # ## Three index tables under the criterion
@@ -432,7 +424,7 @@ cubes = {
 }
 figures.index_cubes(cubes)
 # %% [markdown]
-# And for turns and mirrors together, the group that the title of GE-ViT names?
+# And for turns and mirrors together?
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-cubes-d4", "caption": "Index cubes for D4, each above its copy turned by r = 1; four of the eight slices v, with g downwards and m to the right; shades are entries of the table. Every entry of the table of GE-ViT changes, none of the Cayley table."}, "image": {"alt": "Four rows of four slices. In the second row all cells carry crosses; in the others none does."}}
 p = mirrors.product[1]
@@ -491,9 +483,9 @@ assert max(without) < 1e-10
 # %% [markdown]
 # ## Pooling hides the fault
 #
-# A classifier ends in an invariant step: it averages over positions and takes the largest value over poses.
-# A common test turns an image and compares the class scores. How much of the fault is left there? `index_errors`
-# measures it in three places: in the layer above, in the last map of an untrained network of the released form, and in its logits.
+# A classifier ends in an average over positions and a maximum over poses, and a common test compares its class scores
+# before and after a turn. How much of the fault is left there? `index_errors` measures it in the layer above, and in the last
+# map and the logits of an untrained network of the released form.
 
 # %%
 at_places = index_errors(gsa_index, group, digit)
@@ -506,9 +498,8 @@ Markdown(
 )
 
 # %% [markdown]
-# The average over positions and the maximum over poses hide most of the fault, and so does a network at its
-# initialization. So test single layers, in double precision, with every parameter redrawn: then zero and small are
-# ten orders of magnitude apart.
+# Pooling hides most of the fault. So test single layers, in double precision, with every parameter redrawn: then an exact and
+# a broken layer are ten orders of magnitude apart.
 #
 # ## Deeper: what "steerable" buys, and what it does not
 #
@@ -559,16 +550,14 @@ Markdown(
 #
 # ## The size rule
 #
-# Even quarter turns can be lost, in a layer without any positions. A pool with a stride, or a strided convolution whose
-# filters turn, reads every $s$-th place. When its windows leave a remainder at the border, the turned map
-# is sampled at other places. Let the map have side $n$, padding $p$, the kernel side $k$ and the stride $s$. The layer is
-# exact if and only if
+# Quarter turns can also be lost without any positions. A strided pool, or a strided convolution whose filters turn, reads
+# every $s$-th place; if its windows leave a remainder at the border, the turned map is sampled at other places. With side $n$,
+# padding $p$, kernel $k$ and stride $s$ the layer is exact if and only if
 #
 # $$(n + 2p - k) \bmod s = 0 .$$
 #
-# The rotMNIST default of [REViT](https://github.com/kc-ml2/revit) (2026), the nearest relative of the hybrid of chapter 5,
-# lifts with kernel 5, stride 2 and padding 2 on 28 pixels, and $(28 + 4 - 5) \bmod 2 = 1$. Our lifting convolution refuses
-# this size:
+# The rotMNIST default of [REViT](https://github.com/kc-ml2/revit) (2026) lifts with kernel 5, stride 2 and padding 2 on
+# 28 pixels, and $(28 + 4 - 5) \bmod 2 = 1$. Our lifting convolution refuses this size:
 
 # %%
 lift = randomized(LiftingConv(group, 1, 4, kernel=5, stride=2, padding=2))
@@ -579,7 +568,7 @@ except ValueError as refusal:
 Markdown(f"> {message}")
 
 # %% [markdown]
-# A few lines compute it all the same, with our weights and the rule switched off, on three sizes:
+# With the rule switched off, on three sizes:
 
 # %%
 lifted_errors = {}
@@ -598,7 +587,9 @@ Markdown(
 )
 
 # %% [markdown]
-# How much of it remains in the whole network? The following figures were measured apart from this book, with the released
+# ## Deeper: the size rule in published networks
+#
+# How much of the error of REViT's first layer remains in the whole network? The following figures were measured apart from this book, with the released
 # code on digits; no cell here repeats them.
 
 # %% tags=["hide-input"]
@@ -615,8 +606,6 @@ Markdown(
 )
 
 # %% [markdown]
-# ## Deeper: the size rule for pools
-#
 # An average pool has the same weight everywhere, so nothing but the size can break it:
 
 # %%
@@ -650,14 +639,12 @@ assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
 # %% [markdown]
 # ## What to remember
 #
-# - A group is a set of moves that can be composed and undone; its product table determines it.
 # - Attention to content alone commutes with every reordering. Absolute positions break shifts; relative ones keep them
 #   and break turns; offsets read as $v^{-1}(y - x)$ keep both.
 # - Between poses the index table decides, by the criterion. $G[rv, rg, rm] = G[v, g, m]$ is sufficient, and the Cayley
 #   table meets it for every group. The index arithmetic of released code does so for some groups or for none.
 # - Pooling hides such a fault. Test layers, not logits.
-# - On pixels, quarter turns and mirrors are exact where every pool and stride obeys the size rule. More poses make other
-#   turns better, never exact.
+# - On pixels, quarter turns and mirrors are exact where every pool and stride obeys the size rule; other turns never are.
 #
 # ## Deeper: three exercises
 #

@@ -33,7 +33,7 @@ class Setting:
 
 
 LADDER = {  # on the inner disc each rung removes one more cause
-    "inner disc": Setting(masked=True),
+    "square window": Setting(masked=True),
     "disc window": Setting("disc", masked=True),
     "Fourier resampling": Setting("disc", masked=True, resample="fourier"),
 }
