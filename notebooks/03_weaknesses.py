@@ -129,7 +129,7 @@ of_attention = {
     weaknesses.ATTENTION[experiment.network]: of_one
     for experiment, of_one in records.by_experiment(attention).items()
 }
-no_group = of_attention.get("attention, no group")
+no_group = of_attention.get("attention without a group")
 against_plain = {
     label: weaknesses.difference(no_group, of_one)
     for label, of_one in of_attention.items()
@@ -322,7 +322,7 @@ updates = sorted(
         for record in of_one
     }
 )
-z2cnn = max((row for row in rows if row["network"] == "z2cnn"), key=lambda row: row["fraction"])
+z2cnn = max((row for row in rows if row["network"] == "CNN, Z2CNN"), key=lambda row: row["fraction"])
 reported = next(row["accuracy"] for row in weaknesses.published() if row["model"] == "Z2CNN")
 below = reported - 100 * z2cnn["summary"].mean
 Markdown(
@@ -613,7 +613,7 @@ Markdown(
 # **Mended:** `e2vit.data` transposes. Numbers of the kind "train upright, test rotated" made without it are numbers for
 # mirrored digits.
 #
-# ### Deeper: the index table of $D_4$
+# ### The index table of $D_4$
 #
 # The index arithmetic of the released code fails for $D_n$ (and for $C_n$ in GSA-Nets), not the printed formula. How large
 # is the fault on its way up? We measure a layer with every parameter redrawn, and the last map and the logits of
@@ -717,7 +717,7 @@ figures.attention_networks(curves, summaries)
 # %% tags=["hide-input"]
 Markdown(
     "  \n".join(
-        f"{label} over no group: {each}, {'shown' if each.shown else 'not shown'} "
+        f"{label} over attention without a group: {each}, {'shown' if each.shown else 'not shown'} "
         + (
             f"over {have[label]} seeds"
             if each.kind == "seeds"

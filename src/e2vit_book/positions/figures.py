@@ -13,11 +13,10 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from numpy import ndarray
 
+from e2vit_book.style import MARKERS, SERIES, styled
+
 MAP = "cividis"  # lightness grows evenly: reads the same in gray
 MARK = "#D55E00"
-FRAME = "#0072B2"
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D")
 
 
 def product_table(
@@ -37,7 +36,7 @@ def product_table(
             ax = axes[g + 1, h + 1]
             _picture(ax, pictures[product[g, h]], str(product[g, h]))
             for side in ax.spines.values():
-                side.set(color=FRAME, linewidth=2)
+                side.set(color=SERIES[0], linewidth=2)
     axes[0, 0].axis("off")
     axes[0, 0].text(0.5, 0.5, "row · column", ha="center", va="center", fontsize=9)
     return figure
@@ -113,19 +112,20 @@ def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v
     return figure
 
 
+@styled
 def errors_by_angle(degrees: Sequence[float], errors: Mapping[str, Float[ndarray, " angle"]]) -> Figure:
     """Draw the equivariance error of several layers (dimensionless) against the turn of the input, from zero upwards.
 
     Filled markers: exact, to rounding.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
-    for color, marker, (name, values) in zip(COLORS, MARKERS, errors.items(), strict=False):
+    for color, marker, (name, values) in zip(SERIES, MARKERS, errors.items(), strict=False):
         exact = values < 1e-10
         ax.plot(degrees, values, color=color, marker=marker, markerfacecolor="white", label=name, clip_on=False)
         ax.plot(np.array(degrees)[exact], values[exact], marker, color=color, clip_on=False, zorder=3)
     ax.set(xlabel="turn of the input (degrees)", ylabel="equivariance error", xticks=list(degrees), ylim=(0, None))
     ax.grid(alpha=0.3)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 

@@ -9,13 +9,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.style import error_axis
+from e2vit_book.style import MARKERS, SERIES, error_axis, styled
 
-COLORS = ("#0072B2", "#E69F00", "#009E73")
-MARKERS = ("o", "s", "^")
 EXACT = 1e-16
 
 
+@styled
 def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: Sequence[str]) -> Figure:
     """Draw what each cause contributes to the squared error (%), a stacked bar for each group and layer.
 
@@ -25,7 +24,7 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     figure, ax = plt.subplots(figsize=(6.8, 0.42 * len(bars) + 1.4), layout="constrained")
     left = np.zeros(len(bars))
     whole = np.array([sum(max(part[number], 0) for part in rungs[group].values()) for group, number in bars])
-    for color, cause in zip(COLORS, next(iter(rungs.values())), strict=True):
+    for color, cause in zip(SERIES, next(iter(rungs.values())), strict=False):
         width = 100 * np.array([max(rungs[group][cause][number], 0) for group, number in bars]) / whole
         drawn = ax.barh(range(len(bars)), width, left=left, color=color, label=cause, edgecolor="white")
         ax.bar_label(drawn, [f"{value:.0f}" if value > 7 else "" for value in width], label_type="center")
@@ -33,10 +32,11 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     ax.set(xlabel="share of the squared error at 45° (%)", xlim=(0, 100))
     ax.set(yticks=range(len(bars)), yticklabels=[f"{group}, {layers[number]}" for group, number in bars])
     ax.invert_yaxis()
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
+@styled
 def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     """Draw for every turn: the turned image, the map of it, the turned map of the upright image, and their difference.
 
@@ -60,6 +60,7 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     return figure
 
 
+@styled
 def transposed(
     images: Float[ndarray, "image row column"],
     accuracies: Mapping[str, Mapping[str, tuple[float, float, float]]],
@@ -78,14 +79,14 @@ def transposed(
         axes[row, 0].set_ylabel(way, fontsize=10)
         rate, low, high = 100 * np.array([of[way] for of in accuracies.values()]).T
         x, reach = np.arange(len(accuracies)) + 0.4 * (row - 0.5), [rate - low, high - rate]
-        bars = ax.bar(x, rate, 0.38, yerr=reach, capsize=3, color=COLORS[row], label=way, hatch=("", "//")[row])
+        bars = ax.bar(x, rate, 0.38, yerr=reach, capsize=3, color=SERIES[row], label=way, hatch=("", "//")[row])
         ax.bar_label(bars, fmt="%.1f", padding=2)
     ax.set(xticks=range(len(accuracies)), xticklabels=list(accuracies), ylabel="accuracy (%)", ylim=(0, 125))
-    ax.legend(frameon=False, ncols=2, loc="upper center")
-    ax.spines[["top", "right"]].set_visible(False)
+    ax.legend(ncols=2, loc="upper center")
     return figure
 
 
+@styled
 def index_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Figure:
     """Draw the error of each index table (marker) in each place of a network, a panel for each group; logarithmic.
 
@@ -96,22 +97,23 @@ def index_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fig
     for ax, (group, tables) in zip(axes[0], errors.items(), strict=True):
         for k, (name, places) in enumerate(tables.items()):
             x = np.arange(len(places)) + 0.14 * (k - 1)
-            ax.plot(x, np.maximum(list(places.values()), EXACT), MARKERS[k], color=COLORS[k], label=name)
+            ax.plot(x, np.maximum(list(places.values()), EXACT), MARKERS[k], color=SERIES[k], label=name)
         _with_rounding(ax)
         ax.set(xticks=range(len(places)), title=group)
         ax.set_xticklabels([place.replace(" of a ", "\nof a ") for place in places], fontsize=9)
     axes[0, 0].set_ylabel("error (relative)")
-    axes[0, -1].legend(frameon=False, fontsize=9, loc="center right")
+    axes[0, -1].legend(fontsize=9, loc="center right")
     return figure
 
 
+@styled
 def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int) -> Figure:
     """Draw the error under a quarter turn against the side of the image (pixels); filled where the size rule holds.
 
     errors: network → side → error, rule. named: the side that the published network has.
     """
     figure, ax = plt.subplots(figsize=(6.6, 3.3), layout="constrained")
-    for color, marker, (name, of_size) in zip(COLORS, MARKERS, errors.items(), strict=False):
+    for color, marker, (name, of_size) in zip(SERIES, MARKERS, errors.items(), strict=False):
         sides, values = np.array(list(of_size)), np.array([max(error, EXACT) for error, _ in of_size.values()])
         rule = np.array([holds for _, holds in of_size.values()])
         ax.plot(sides, values, color=color, linewidth=0.8, alpha=0.6)
@@ -121,10 +123,11 @@ def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int
     ax.axvline(named, color="gray", linestyle=":", linewidth=1)
     _with_rounding(ax)
     ax.set(xlabel="side of the image (pixels)", ylabel="change of the logits (relative)", xticks=sides)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 
+@styled
 def positions(
     offsets: Float[ndarray, " offset"],
     encodings: Mapping[str, Float[ndarray, "offset d"]],
@@ -137,16 +140,15 @@ def positions(
     """
     figure, axes = plt.subplots(2, 2, figsize=(6.6, 5.2), layout="constrained")
     for ax, (name, values) in zip(axes[0], encodings.items(), strict=True):
-        for color, feature in zip(COLORS, values.T, strict=True):
+        for color, feature in zip(SERIES, values.T, strict=False):
             ax.plot(offsets, feature, color=color)
         ax.set(title=f"positions, {name}", xlabel="offset (half windows)", ylabel="features")
     labels = (("gradient", "largest gradient of positions"), ("loss", "first loss (nats)"))
     for ax, (key, label) in zip(axes[1], labels, strict=True):
         values = [step[key] for step in steps.values()]
-        ax.bar_label(ax.bar(list(steps), values, color=COLORS[: len(values)], width=0.6), fmt="%.3g", padding=2)
+        ax.bar_label(ax.bar(list(steps), values, color=SERIES[: len(values)], width=0.6), fmt="%.3g", padding=2)
         ax.set(yscale="log", title=label, ylim=(min(values) / 5, 30 * max(values)))
-        ax.spines[["top", "right"]].set_visible(False)
-    axes[1, 0].axhline(limit, color="black", linestyle="--", linewidth=1)
+        axes[1, 0].axhline(limit, color="black", linestyle="--", linewidth=1)
     axes[1, 0].text(1.45, 1.5 * limit, "half precision ends", ha="right")
     return figure
 
@@ -154,6 +156,5 @@ def positions(
 def _with_rounding(ax: Axes) -> None:
     """An axis of errors down to rounding, which is shaded."""
     error_axis(ax, EXACT)
-    ax.axhspan(EXACT / 10, 1e-12, color="gray", alpha=0.12)
+    ax.axhspan(EXACT / 4, 1e-12, color="gray", alpha=0.12)
     ax.text(0.02, 0.03, "exact, up to rounding", transform=ax.transAxes, fontsize=9, color="#444444")
-    ax.grid(axis="y", alpha=0.3)

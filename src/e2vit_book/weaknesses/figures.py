@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy import ndarray
 
-from e2vit_book.style import PALETTE, error_axis, interval_rows
+from e2vit_book.style import MARKERS, SERIES, interval_rows, look, styled
 
 FLOOR = 1e-7  # about the rounding of float32
-MOTIONS = (("#0072B2", "o"), ("#E69F00", "s"), ("#777777", "^"))
+LOOKS = tuple(zip(SERIES, MARKERS, strict=True))  # what is no model
 
 
+@styled
 def consistency(
     changes: Mapping[str, Mapping[str, Float[ndarray, " image"]]],
     rates: Mapping[str, Mapping[str, tuple[float, float, float]]],
@@ -28,7 +29,7 @@ def consistency(
     """
     figure, axes = plt.subplots(1, 2, figsize=(8.2, 0.5 * len(changes) + 1.5), layout="constrained", sharey=True)
     motions = list(next(iter(changes.values())))
-    for k, (motion, (color, marker)) in enumerate(zip(motions, MOTIONS, strict=True)):
+    for k, (motion, (color, marker)) in enumerate(zip(motions, LOOKS, strict=False)):
         y = np.arange(len(changes)) + 0.22 * (k - 1)
         low, middle, high = (
             np.array([max(np.quantile(of[motion], q), FLOOR) for of in changes.values()]) for q in (0.1, 0.5, 0.9)
@@ -43,10 +44,11 @@ def consistency(
     axes[0].invert_yaxis()
     for ax in axes:
         ax.grid(axis="x", alpha=0.3)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
+@styled
 def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, Any]]) -> Figure:
     """Draw test accuracy (%) against the share of the training images (left) and what poses gain, in points (right).
 
@@ -69,24 +71,25 @@ def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, An
     for ax in axes:
         ax.set(xscale="log", xlabel="share of the training images (%)")
         _ticks(ax, sorted({100 * row["fraction"] for row in rows}))
-        ax.legend(frameon=False, fontsize=9)
+        ax.legend(fontsize=9)
         ax.grid(alpha=0.3)
     return figure
 
 
+@styled
 def scores_by_layer(scores: Mapping[str, int]) -> Figure:
     """Draw the attention scores (millions) of every layer for one image; the first layer lifts."""
     figure, ax = plt.subplots(figsize=(6.4, 0.36 * len(scores) + 0.9), layout="constrained")
     values = np.array(list(scores.values())) / 1e6
-    bars = ax.barh(list(scores), values, color=["#E69F00", *["#0072B2"] * (len(scores) - 1)])
+    bars = ax.barh(list(scores), values, color=[SERIES[1], *[SERIES[0]] * (len(scores) - 1)])
     ax.bar_label(bars, fmt="%.2f", padding=4)
     ax.set(xlabel="attention scores for one image (millions)")
     ax.margins(x=0.12)
     ax.invert_yaxis()
-    ax.spines[["top", "right"]].set_visible(False)
     return figure
 
 
+@styled
 def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float, float, float]]]]) -> Figure:
     """Draw measured seconds against a size, log-log, with the fitted power laws: a panel for each kind of size.
 
@@ -94,9 +97,8 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
     """
     figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), layout="constrained", squeeze=False)
     for ax, (axis, methods) in zip(axes[0], panels.items(), strict=True):
-        for (color, marker), (name, (sizes, seconds, (exponent, low, high))) in zip(
-            MOTIONS, methods.items(), strict=False
-        ):
+        for (color, marker), (name, (sizes, seconds, fit)) in zip(LOOKS, methods.items(), strict=False):
+            exponent, low, high = fit
             label = f"{name}: {exponent:.2f} [{low:.2f}, {high:.2f}]"
             ax.loglog(sizes, 1e3 * seconds, marker, color=color, label=label)
             fitted = slice(-5, None)  # the sizes that the exponent is fitted to
@@ -105,35 +107,37 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
         _ticks(ax, sorted({size for sizes, _, _ in methods.values() for size in sizes}))
         ax.tick_params(axis="x", labelsize=8)
         ax.set(xlabel=axis, ylabel="milliseconds of one layer")
-        ax.legend(frameon=False, fontsize=8, title="exponent [95 % interval]", title_fontsize=8)
+        ax.legend(fontsize=8, title="exponent [95 % interval]", title_fontsize=8)
         ax.set_ylim(top=60 * ax.get_ylim()[1])
         ax.grid(alpha=0.3)
     return figure
 
 
+@styled
 def memory(sides: Sequence[int], gigabytes: Mapping[str, Float[ndarray, " side"]], card: float) -> Figure:
     """Draw the memory of a training step (GB) against the side of the image (pixels), and the memory of a card."""
     figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
-    for (color, marker), (name, values) in zip(MOTIONS, gigabytes.items(), strict=True):
+    for (color, marker), (name, values) in zip(LOOKS, gigabytes.items(), strict=False):
         ax.loglog(sides, values, marker=marker, markersize=4, color=color, label=name)
     ax.axhline(card, color="black", linestyle="--", linewidth=1, label=f"a card with {card:g} GB")
     ax.set(xlabel="side of the image (pixels)", ylabel="memory of a training step (GB)")
     _ticks(ax, sides)
     ax.grid(alpha=0.3)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
     return figure
 
 
+@styled
 def selection(curve: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, Any]], gap: float) -> Figure:
-    """Draw validation and test accuracy (%) of one run and the epochs that each would choose (left), and the optimism of
-    every run beside a gap between published networks, both in points (right).
+    """Draw validation and test accuracy (%) of one run and the epochs that each would choose (left), and the optimism
+    of every run beside a gap between published networks, both in points (right).
 
     curve: entries with epoch, accuracy (validation) and watched (test). rows: network, optimism.
     """
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(1.5, 1))
     epochs = [entry["epoch"] for entry in curve]
     lowest = 1.0
-    for (color, marker), key, name in zip(MOTIONS, ("accuracy", "watched"), ("validation", "test"), strict=False):
+    for (color, marker), key, name in zip(LOOKS, ("accuracy", "watched"), ("validation", "test"), strict=False):
         values = np.array([entry[key] for entry in curve])
         best = int(values.argmax())
         on_test, lowest = 100 * curve[best]["watched"], min(lowest, np.quantile(values, 0.15))
@@ -141,19 +145,21 @@ def selection(curve: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, 
         label = f"chosen on {name}: {on_test:.2f} on test"
         axes[0].plot(epochs[best], on_test, marker, color=color, markersize=9, markeredgecolor="black", label=label)
     axes[0].set(xlabel="epoch", ylabel="accuracy (%)", ylim=(100 * lowest, None))
-    axes[0].legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     names = list(dict.fromkeys(row["network"] for row in rows))
     for k, name in enumerate(names):
         values = [row["optimism"] for row in rows if row["network"] == name]
-        axes[1].plot(np.linspace(-0.12, 0.12, len(values)) + k, values, "o", color=PALETTE[name][0])
+        x = np.linspace(-0.12, 0.12, len(values)) + k
+        axes[1].plot(x, values, linestyle="", **look(name, k))
         axes[1].plot([k - 0.25, k + 0.25], [np.mean(values)] * 2, color="black", linewidth=1.5)
     axes[1].axhline(gap, color="#D55E00", linestyle="--", linewidth=1, label=f"published gap: {gap:.2f} points")
     axes[1].set(xticks=range(len(names)), xticklabels=names, ylabel="optimism (points)", xlim=(-0.6, len(names) - 0.4))
     axes[1].set_ylim(0, 1.3 * max(gap, *(row["optimism"] for row in rows)))
-    axes[1].legend(frameon=False, fontsize=8, loc="upper right")
+    axes[1].legend(fontsize=8, loc="upper right")
     return figure
 
 
+@styled
 def attention_networks(
     curves: Mapping[str, Sequence[Float[ndarray, " epoch"]]], summaries: Mapping[str, Any]
 ) -> Figure:
@@ -162,13 +168,12 @@ def attention_networks(
     figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(1.3, 1))
     for name, of_name in curves.items():
         for k, values in enumerate(of_name):
-            color, marker = PALETTE[name]
             label = name if k == 0 else None
-            axes[0].plot(np.arange(1, len(values) + 1), 100 * values, color=color, marker=marker, ms=3, label=label)
+            axes[0].plot(np.arange(1, len(values) + 1), 100 * values, **look(name), markersize=4, label=label)
     axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes[0].grid(alpha=0.3)
     if curves:
-        axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+        axes[0].legend(fontsize=8, loc="lower right")
         interval_rows(axes[1], list(summaries), list(summaries.values()))
     else:
         axes[0].text(0.5, 0.5, "no finished run yet", ha="center", transform=axes[0].transAxes)
@@ -178,9 +183,8 @@ def attention_networks(
 
 def _line(ax: Axes, x: Sequence[float], y: Float[ndarray, "point 3"], name: str, dashes: str, label: str = "") -> None:
     """A line with intervals; y: middle, low, high."""
-    color, marker = PALETTE[name]
     reach = [np.maximum(y[:, 0] - y[:, 1], 0), np.maximum(y[:, 2] - y[:, 0], 0)]
-    ax.errorbar(x, y[:, 0], yerr=reach, color=color, marker=marker, linestyle=dashes, capsize=2, label=label or name)
+    ax.errorbar(x, y[:, 0], yerr=reach, **look(name), linestyle=dashes, capsize=2, label=label or name)
 
 
 def _ticks(ax: Axes, places: Sequence[float]) -> None:

@@ -26,8 +26,8 @@ Records = list[dict[str, Any]]
 
 NETWORKS = {  # name in the chapter → its experiments, the first with a record counts
     "ViT": ("rotmnist/vit",),
-    "attention, no group": ("attention/plain", "rotmnist/attention-z2-tenth"),
-    "GSA-Nets, C4": ("attention/gsa", "rotmnist/gsa-c4-tenth"),
+    "attention without a group": ("attention/plain", "rotmnist/attention-z2-tenth"),
+    "GSA-Net, C4": ("attention/gsa", "rotmnist/gsa-c4-tenth"),
     "GE-ViT, C4": ("attention/gevit", "rotmnist/gevit-c4-tenth"),
     "Cayley table, C4": ("attention/cayley", "rotmnist/corrected-c4-tenth"),
     "G-CNN, C4": ("rotmnist/gcnn-p4cnn",),
@@ -38,12 +38,18 @@ OVER_D4 = {
     "Cayley table, D4": ("rotmnist/corrected-d4-tenth",),
 }
 ATTENTION = {  # the field network of the experiments on equal terms → its name in the chapter
-    "plain": "attention, no group",
-    "gsa": "GSA-Nets, C4",
+    "plain": "attention without a group",
+    "gsa": "GSA-Net, C4",
     "gevit": "GE-ViT, C4",
     "cayley": "Cayley table, C4",
 }
-TWINS = {"hybrid-c4": "plain-cnn", "p4cnn": "z2cnn"}  # with poses → without
+CONVOLUTIONAL = {  # the field network of other experiments → its name in the chapter
+    "hybrid-c4": "hybrid, C4",
+    "plain-cnn": "its plain twin",
+    "p4cnn": "G-CNN, P4CNN",
+    "z2cnn": "CNN, Z2CNN",
+}
+TWINS = {"hybrid, C4": "its plain twin", "G-CNN, P4CNN": "CNN, Z2CNN"}  # with poses → without
 POWER = 0.8  # probability with which a "detectable" difference would have been shown
 DATA = Path(__file__).resolve().parents[3] / "data"
 
@@ -51,7 +57,7 @@ DATA = Path(__file__).resolve().parents[3] / "data"
 def trained(networks: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
     """Load the first of each network's experiments that has a record; a network without any is left out.
 
-    Mode "quick" trains a small copy for a moment instead; mode "train" makes the last, cheapest one where none is there.
+    Mode "quick" trains a small copy for a moment instead; mode "train" makes the last, cheapest one where none is.
     """
     runs = {}
     for label, names in networks.items():
@@ -157,7 +163,7 @@ def efficiency(found: Records) -> list[dict[str, Any]]:
     """A row for each network and share of the training images: network, fraction, images, updates, summary."""
     return [
         {
-            "network": experiment.network,
+            "network": CONVOLUTIONAL[experiment.network],
             "fraction": experiment.fraction,
             "images": of_one[0]["training_images"],
             "records": of_one,
@@ -215,7 +221,7 @@ def selection(found: Records) -> list[dict[str, Any]]:
         for record in of_one:
             validation, test = ([entry[key] for entry in record["curve"]] for key in ("accuracy", "watched"))
             chosen, best = test[int(np.argmax(validation))], max(test)
-            rows.append({"network": experiment.network, "seed": record["seed"], "record": record})
+            rows.append({"network": CONVOLUTIONAL[experiment.network], "seed": record["seed"], "record": record})
             rows[-1] |= {"chosen": chosen, "best": best, "last": test[-1], "optimism": 100 * (best - chosen)}
     return rows
 
