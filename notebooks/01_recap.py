@@ -105,7 +105,8 @@ recap.shaded_sentences([text.split() for text in texts], weights, places, names)
 # %% tags=["hide-input"]
 drawing(
     "attention",
-    "Left: scaled dot-product attention. Right: multi-head attention, which computes it several "
+    "Left: scaled dot-product attention. Right: multi-head attention, which computes "
+    "it several "
     "times side by side on shorter queries, keys and values.",
 )
 
@@ -216,8 +217,10 @@ recap.shift_as_rotation(before, after, pairs=[1, 3, 5])
 # %% tags=["hide-input"]
 drawing(
     "transformer",
-    "The original transformer, from bottom to top. Cross-attention joins the two columns: its queries come "
-    "from the decoder, its keys and values from the encoder. In masked self-attention a token reads only what "
+    "The original transformer, from bottom to top. Cross-attention joins the two "
+    "columns: its queries come "
+    "from the decoder, its keys and values from the encoder. In masked "
+    "self-attention a token reads only what "
     "was written before it. Around each part the input is added to the output.",
 )
 
@@ -281,7 +284,8 @@ assert torch.allclose(tokens, as_convolution, atol=1e-5)
 # %% tags=["hide-input"]
 drawing(
     "vit",
-    "The vision transformer of this book. Every patch becomes a token; all tokens pass through the blocks "
+    "The vision transformer of this book. Every patch becomes a token; all tokens "
+    "pass through the blocks "
     "together; their mean is classified. Each block normalizes first.",
 )
 
@@ -301,8 +305,10 @@ drawing(
 # %% tags=["hide-input"]
 record = vit.record
 Markdown(
-    f"{len(record['curve'])} epochs, {record['parameters']:,} parameters; the epoch is chosen on the validation images. "
-    f"Test accuracy {records.summarize([record])} on {record['test']['count']:,} images of {record['data']['origin']}; "
+    f"{len(record['curve'])} epochs, {record['parameters']:,} parameters; the epoch "
+    "is chosen on the validation images. "
+    f"Test accuracy {records.summarize([record])} on {record['test']['count']:,} "
+    f"images of {record['data']['origin']}; "
     "one seed, so the interval counts images only."
 )
 
@@ -318,7 +324,8 @@ recap.confusion_matrix(counts.numpy())
 # %% tags=["hide-input"]
 errors = int((answers != some.labels).sum())
 Markdown(
-    f"Of {errors} errors on {len(some):,} images, {int(counts[6, 9] + counts[9, 6])} take a 6 for a 9 or a 9 for a 6, "
+    f"Of {errors} errors on {len(some):,} images, {int(counts[6, 9] + counts[9, 6])} "
+    "take a 6 for a 9 or a 9 for a 6, "
     "which a half turn makes alike."
 )
 
@@ -345,7 +352,10 @@ rings = {}
 for name, vectors in (("at the start", at_start), ("learned", position)):
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     similar = unit @ unit.T
-    rings[name] = (similar[pairs & same_ring].mean(), similar[pairs & ~same_ring].mean())
+    rings[name] = (
+        similar[pairs & same_ring].mean(),
+        similar[pairs & ~same_ring].mean(),
+    )
 Markdown(
     "Mean similarity of two places: "
     + "; ".join(
@@ -373,7 +383,9 @@ mnist, before_turning = get("mnist").test, get("rotmnist_upright")
 
 met = torch.cat([before_turning.train.images, before_turning.validation.images]).numpy()
 met = {image.tobytes() for image in met}
-unseen = [k for k, image in enumerate(mnist.images.numpy()) if image.tobytes() not in met]
+unseen = [
+    k for k, image in enumerate(mnist.images.numpy()) if image.tobytes() not in met
+]
 digits = mnist[torch.tensor(unseen)][:1000]
 
 # %%
@@ -398,10 +410,12 @@ low, high = metrics.wilson(changed, len(digits))
 Markdown(
     f"{len(digits):,} digits. "
     + "; ".join(
-        f"{name}: {values[degrees == 0].item():.1%} at 0°, {values.min():.1%} at its worst angle"
+        f"{name}: {values[degrees == 0].item():.1%} at 0°, {values.min():.1%} at its "
+        "worst angle"
         for name, values in accuracies.items()
     )
-    + f". Of the ViT trained on all angles, {changed:.1%} [{low:.1%}, {high:.1%}] of the answers change "
+    + f". Of the ViT trained on all angles, {changed:.1%} [{low:.1%}, {high:.1%}] of "
+    "the answers change "
     "under at least one quarter turn, where no pixel is interpolated."
 )
 
