@@ -103,8 +103,7 @@ def run(
 
 def seeds_present(name: str, results: Path | None = None) -> list[int]:
     """The seeds of an experiment that have a record."""
-    folder = (results or results_folder()) / find(name).name
-    return sorted(int(path.stem[4:]) for path in folder.glob("seed*.json") if path.stem[4:].isdecimal())
+    return records.seeds_present(find(name), results)
 
 
 def read_record(name: str, seed: int = 0, results: Path | None = None) -> dict[str, Any]:

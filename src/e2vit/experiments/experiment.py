@@ -41,6 +41,10 @@ class Experiment:
     all_training: bool = False  # train on training and validation images; nothing is chosen then
     base: str | None = None  # the experiment whose checkpoint the model starts from
     watch_test: bool = False  # log the test curve, for the study of test-set selection alone
+    setting: str | None = None  # the comparison that the experiment belongs to
+    network: str | None = None
+    regime: str | None = None  # of fine-tuning
+    method: str | None = None  # what varies within the comparison besides the network: an aggregate, a recipe
     seeds: int = 3
     expected: float | None = None
     gpu_minutes: float | int = field(kw_only=True)

@@ -7,11 +7,15 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 import os
 import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -21,6 +25,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from e2vit import metrics
+from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.experiment import Experiment
 from e2vit.groups import FiniteGroup
 from e2vit.models import Symmetrized
@@ -80,6 +85,71 @@ def read(experiment: Experiment, seed: int, results: Path | None = None) -> dict
             f"{path} is stale: {', '.join(names)} differ from {experiment.name} as it is now; delete it to run anew"
         )
     return record
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a metric and its 95 % interval, as fractions; seeds and images (of one run) that it rests on.
+
+    kind: "seeds" for Student's interval over three or more seeds, "images" for Wilson's over the images of the mean,
+          "none" where the metric is not a rate and there are fewer seeds: low and high are NaN.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: int
+    images: int
+    kind: str
+
+    def __str__(self) -> str:
+        mean = f"{100 * self.mean:.2f} %"
+        return mean if self.kind == "none" else f"{mean} [{100 * self.low:.2f}, {100 * self.high:.2f}]"
+
+
+def find(
+    prefix: str = "", seeds: Iterable[int] | None = None, results: Path | None = None, **fields: Any
+) -> list[dict[str, Any]]:
+    """The valid records of the experiments whose name starts with prefix and that have these fields.
+
+    In the order of the catalog, then by seed. seeds: only these. fields: of ``Experiment``, such as setting="rotated".
+    """
+    if unknown := fields.keys() - {field.name for field in dataclasses.fields(Experiment)}:
+        raise TypeError(f"an experiment has no field {sorted(unknown)[0]!r}")
+    found, wanted = [], None if seeds is None else set(seeds)
+    for name, experiment in EXPERIMENTS.items():
+        if name.startswith(prefix) and all(getattr(experiment, key) == value for key, value in fields.items()):
+            for seed in seeds_present(experiment, results):
+                if wanted is None or seed in wanted:
+                    with suppress(RecordError):
+                        found.append(read(experiment, seed, results))
+    return found
+
+
+def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict[str, Any]]]:
+    """The records grouped by their experiment, in the order in which they come."""
+    groups: dict[Experiment, list[dict[str, Any]]] = {}
+    for record in found:
+        groups.setdefault(EXPERIMENTS[record["experiment"]], []).append(record)
+    return groups
+
+
+def summarize(found: Sequence[dict[str, Any]], metric: str = "accuracy", split: str = "test") -> Summary:
+    """Mean and 95 % interval of a metric over records that differ in their seed alone."""
+    if not found:
+        raise ValueError("there are no records to summarize")
+    values, images = [record[split][metric] for record in found], found[0][split]["count"]
+    if len(values) >= 3:
+        return Summary(*metrics.student(values), len(values), images, "seeds")
+    mean = sum(values) / len(values)
+    interval = metrics.wilson(mean, images) if metric == "accuracy" else (math.nan, math.nan)
+    return Summary(mean, *interval, len(values), images, "images" if metric == "accuracy" else "none")
+
+
+def seeds_present(experiment: Experiment, results: Path | None = None) -> list[int]:
+    """The seeds of an experiment that have a record."""
+    folder = (results or results_folder()) / experiment.name
+    return sorted(int(path.stem[4:]) for path in folder.glob("seed*.json") if path.stem[4:].isdecimal())
 
 
 def configuration(experiment: Experiment) -> dict[str, Any]:
