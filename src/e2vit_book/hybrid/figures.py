@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy import ndarray
 
 from e2vit.experiments.records import Summary
@@ -48,7 +49,8 @@ def turned_filters(filters: Mapping[str, Float[ndarray, "pose row column"]], deg
     for row, (label, poses) in zip(axes, filters.items(), strict=True):
         for ax, pose, degree in zip(row, poses, degrees, strict=True):
             ax.imshow(pose, cmap="RdBu_r", vmin=-np.abs(poses).max(), vmax=np.abs(poses).max())
-            ax.set(xticks=[], yticks=[], title=f"{degree:g}°" if row is axes[0] else "")
+            ax.set(xticks=[], yticks=[], xlabel=f"{degree:g}°")
+            ax.spines[:].set_visible(False)
         row[0].set_ylabel(label)
     return figure
 
@@ -92,7 +94,7 @@ def differences(names: Sequence[str], summaries: Sequence[Summary], reference: S
 def cost(points: pd.DataFrame) -> Figure:
     """Test error (%) against millions of multiplications, log scales; a panel for each share of the training images.
 
-    points: columns family, fraction, summary, millions.
+    points: columns family, fraction, summary, millions, augmented (drawn filled).
     """
     fractions = sorted(points["fraction"].unique(), reverse=True) if len(points) else [1.0]
     shape = 1, len(fractions)
@@ -102,13 +104,17 @@ def cost(points: pd.DataFrame) -> Figure:
             style, summary = look(point.family), point.summary
             mean, low, high = (100 * (1 - value) for value in (summary.mean, summary.high, summary.low))
             bounds = [[mean - low], [high - mean]]
-            fmt, color = style["marker"], style["color"]
-            ax.errorbar(point.millions, mean, yerr=bounds, fmt=fmt, color=color, label=point.family, markersize=8)
+            color = style["color"]
+            face = {"markersize": 8, "markerfacecolor": color if point.augmented else "white"}
+            ax.errorbar(point.millions, mean, yerr=bounds, fmt=style["marker"], color=color, label=point.family, **face)
         ax.set(xscale="log", yscale="log", xlabel="multiplications (millions)")
-        ax.set_title("all training images" if fraction == 1 else f"{fraction:.0%} of the training images")
-        ax.yaxis.set_major_formatter("{x:g}")
-        ax.yaxis.set_minor_formatter("{x:g}")
+        ax.set_title("all training images" if fraction == 1 else f"{100 * fraction:g} % of the training images")
         ax.margins(0.2)
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = axis.get_view_interval()
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+            axis.set_major_formatter("{x:g}")
+            axis.set_minor_locator(NullLocator())
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("test error (%)")
     known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}

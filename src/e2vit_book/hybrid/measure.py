@@ -91,13 +91,14 @@ def family(experiment: Experiment) -> str:
 
 
 def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> pd.DataFrame:
-    """Family, fraction, test summary and millions of multiplications of every experiment."""
+    """Family, fraction, test summary, millions of multiplications and augmentation of every experiment."""
     return pd.DataFrame(
         {
             "family": family(experiment),
             "fraction": experiment.fraction,
             "summary": records.summarize(of_experiment),
             "millions": multiply_adds(experiment) / 1e6,
+            "augmented": getattr(experiment.training, "augment", "none") != "none",
         }
         for experiment, of_experiment in by_experiment.items()
     )
