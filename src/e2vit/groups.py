@@ -144,6 +144,21 @@ def _family_triples(group: FiniteGroup) -> tuple[Tensor, Tensor, Tensor]:
     return poses[:, None, None], poses[:, None], poses
 
 
+def is_equivariant_table(table: Int64[Tensor, "v g m"], group: FiniteGroup) -> bool:
+    """Whether group self-attention with this table is equivariant for all parameters: necessary and sufficient.
+
+    For all r, v and g, either G[rv, rg, rm] = G[v, g, m] for every m, or both rows are constant in m. The embedding
+    e(G[v, g, m]) enters the scores of a softmax over m, and a softmax does not see what is constant in m.
+    """
+    constant = (table == table[..., :1]).all(-1)
+    return all(
+        bool(((table[p][:, p][:, :, p] == table).all(-1) | constant & constant[p][:, p]).all()) for p in group.product
+    )
+
+
 def is_diagonal_invariant(table: Int64[Tensor, "v g m"], group: FiniteGroup) -> bool:
-    """Whether G[rv, rg, rm] = G[v, g, m] for every r: exactly then group self-attention with G is equivariant."""
+    """Whether G[rv, rg, rm] = G[v, g, m] for every r: sufficient for equivariance, not necessary.
+
+    G = v and G = g are equivariant without it; ``is_equivariant_table`` is the exact criterion.
+    """
     return all(bool((table[p][:, p][:, :, p] == table).all()) for p in group.product)
