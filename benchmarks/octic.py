@@ -81,7 +81,7 @@ def main() -> None:
     rows = []
     for side, patch in SIZES.items():
         for width, heads in HEADS.items():
-            shape = {"image_size": side, "patch_size": patch, "channels": 3, "width": width, "heads": heads}
+            shape = {"image_size": side, "patch_size": patch, "in_channels": 3, "width": width, "heads": heads}
             shape |= {"depth": DEPTH, "expansion": EXPANSION}
             models = {"plain": ViT(ViTConfig(**shape)).eval(), "octic": OcticViT(OcticViTConfig(**shape)).eval()}
             images = torch.rand(options.batch, 3, side, side)

@@ -45,8 +45,8 @@ from e2vit.groups import (
 )
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
-from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit_book.positions import figures
 from einops import rearrange
 from torch import nn
@@ -174,7 +174,7 @@ for name, order in orders.items():
 # %%
 plane = cyclic(1)  # the group with one element: nothing but positions
 relative = LocalGroupSelfAttention(
-    plane, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="naive"
+    plane, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="reference"
 ).double()
 absolute = AbsolutePosition(3, 11, 11).double()
 nn.init.normal_(absolute.table)
@@ -232,7 +232,7 @@ assert error > 0.01
 
 # %%
 lifting = LocalGroupSelfAttention(
-    group, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="naive"
+    group, channels=3, heads=2, head_dim=4, window=5, lifting=True, backend="reference"
 ).double()
 for parameter in lifting.parameters():
     nn.init.normal_(parameter, std=0.5)
@@ -297,7 +297,7 @@ assert error < 1e-10
 
 # %% mystnb={"figure": {"name": "fig-lifting", "caption": "One channel of a lifting layer with random weights, for a digit and for the digit turned by 90 degrees. The maps of the second row are those of the first, turned, and each stands one pose further to the right; the last comes round to the front. Nothing is lost, and nothing is computed anew."}, "image": {"alt": "Two rows. The first shows a digit and four feature maps, one for each pose. The second shows the turned digit and the same four maps, turned and moved on by one pose."}}
 eye = LocalGroupSelfAttention(
-    group, channels=1, heads=2, head_dim=4, window=7, lifting=True, backend="naive"
+    group, channels=1, heads=2, head_dim=4, window=7, lifting=True, backend="reference"
 ).double()
 torch.manual_seed(3)
 for parameter in eye.parameters():
@@ -348,7 +348,7 @@ net = GroupAttentionNet(
         readout="mean",
         score_scale="head_dim",
         norm_eps=1e-5,
-        backend="naive",
+        backend="reference",
     )
 )
 small = F.avg_pool2d(as_float(digits.train.images[:1000]), 2)  # 14 × 14 pixels
@@ -489,7 +489,7 @@ for some_group in (cyclic(2), cyclic(4), cyclic(8), dihedral(1), dihedral(4)):
             head_dim=4,
             window=3,
             index=index,
-            backend="naive",
+            backend="reference",
         ).double()
         torch.manual_seed(0)
         for parameter in layer.parameters():
@@ -520,7 +520,13 @@ for some_group in (cyclic(2), cyclic(4), cyclic(8), dihedral(1), dihedral(4)):
 # %%
 for name, index in tables.items():
     layer = LocalGroupSelfAttention(
-        mirrors, channels=3, heads=1, head_dim=4, window=3, index=index, backend="naive"
+        mirrors,
+        channels=3,
+        heads=1,
+        head_dim=4,
+        window=3,
+        index=index,
+        backend="reference",
     ).double()
     nn.init.zeros_(layer.element)
     x = torch.randn(1, 3, mirrors.order, 5, 5).double()
@@ -554,7 +560,7 @@ for name, index in tables.items():
                 readout="mean",
                 norm_eps=1e-5,
                 value_dropout=0.0,
-                backend="naive",
+                backend="reference",
             )
         )
         .double()
@@ -615,7 +621,7 @@ for name, (some_group, shape) in settings.items():
     for seed in range(draws):
         torch.manual_seed(seed)
         common = dict(
-            heads=1, head_dim=4, window=5, window_shape=shape, backend="naive"
+            heads=1, head_dim=4, window=5, window_shape=shape, backend="reference"
         )
         model = nn.Sequential(
             LocalGroupSelfAttention(

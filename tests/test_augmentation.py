@@ -5,7 +5,7 @@ import torch
 
 from e2vit.actions import act, rotate
 from e2vit.groups import dihedral
-from e2vit.training.augmentation import apply_views, draw_views
+from e2vit.training.config import apply_views, draw_views
 
 
 @pytest.fixture

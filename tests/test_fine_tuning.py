@@ -117,7 +117,7 @@ def test_features_of_views_are_found_again_in_a_folder(monkeypatch, tmp_path):
 
 
 def test_digits_take_the_shape_of_other_images():
-    shaped = in_shape_of(embedded("rsscn7"), ViTConfig(image_size=64, channels=3, classes=7, patch_size=8))
+    shaped = in_shape_of(embedded("rsscn7"), ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8))
     assert shaped.test.images.shape[1:] == (3, 64, 64) and shaped.test.labels.max() == 6
     assert in_shape_of(embedded("rotmnist"), object()).test.images.shape[1:] == (1, 28, 28)
 

@@ -12,7 +12,7 @@ FLOORS = [
     {"e2vit.kernels"},
     {"e2vit.layers"},
     {"e2vit.models"},
-    {"e2vit.capture", "e2vit.metrics", "e2vit.testing"},
+    {"e2vit.capture", "e2vit.metrics", "e2vit.pretrained", "e2vit.testing"},
     {"e2vit.data"},
     {"e2vit.training"},
     {"e2vit.experiments"},

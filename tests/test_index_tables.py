@@ -1,9 +1,22 @@
-"""The index tables of the released networks, once more in plain numbers, and what they refuse."""
+"""Index tables: those of the released networks as plain formulas, and which tables are equivariant at all."""
 
 import pytest
 import torch
 
-from e2vit.groups import FiniteGroup, cyclic, dihedral, from_matrices, gevit_index, gsa_index
+from e2vit.actions import act
+from e2vit.groups import (
+    FiniteGroup,
+    cyclic,
+    dihedral,
+    from_matrices,
+    gevit_index,
+    gsa_index,
+    is_diagonal_invariant,
+    is_equivariant_table,
+    relative_elements,
+)
+from e2vit.layers import GroupSelfAttention
+from e2vit.testing import randomized
 
 FAMILIES = [cyclic(1), cyclic(2), cyclic(3), cyclic(4), cyclic(8), dihedral(1), dihedral(2), dihedral(3), dihedral(4)]
 
@@ -58,3 +71,59 @@ def test_cosines_that_are_simple_are_exact_and_the_others_untouched(n):
     assert torch.equal(cos[simple] * 2, (cos[simple] * 2).round())
     assert torch.equal(cos[~simple], radians.cos()[~simple])
     assert (cos - radians.cos()).abs().max() < 1e-15
+
+
+def errors(tables: torch.Tensor, group: FiniteGroup, side: int) -> torch.Tensor:
+    """The equivariance error of one layer of random parameters with each of the tables (table, v, g, m)."""
+    every = torch.arange(group.order**3).reshape((group.order,) * 3) % (int(tables.max()) + 1)
+    layer = randomized(GroupSelfAttention(group, 2, 1, 3, index=lambda group: every))
+    x = torch.randn(1, 2, group.order, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    def outputs(x):
+        run = torch.vmap(lambda table: torch.func.functional_call(layer, {"table": table}, x))
+        return run(tables)[:, 0]  # table channel element height width
+
+    with torch.no_grad():
+        y = outputs(x)
+        differences = [
+            (outputs(act(group, r, x)) - act(group, r, y)).abs().amax((1, 2, 3, 4)) for r in range(len(y[0, 0]))
+        ]
+    return torch.stack(differences).amax(0) / y.abs().amax((1, 2, 3, 4))
+
+
+def sampled(group: FiniteGroup, count: int = 250) -> torch.Tensor:
+    """Tables of four kinds, ``count`` each: random; rows constant in m; a function of g⁻¹v and g⁻¹m; the last with one
+    whole orbit of rows made constant, each row by a constant of its own."""
+    n, generator = group.order, torch.Generator().manual_seed(0)
+    random = lambda *shape: torch.randint(n, (count, *shape), generator=generator)  # noqa: E731
+    relative = relative_elements(group)
+    invariant = random(n, n)[:, relative.T[:, :, None], relative[None]]  # [v, g, m] → (g⁻¹v, g⁻¹m)
+    orbit = relative.T == random(1, 1)  # the rows (v, g) with one value of g⁻¹v
+    made_constant = torch.where(orbit[..., None], random(n, n, 1), invariant)
+    return torch.cat([random(n, n, n), random(n, n, 1).expand(-1, -1, -1, n), invariant, made_constant])
+
+
+EVERY_TABLE_OF_C2 = torch.arange(256)[:, None].bitwise_right_shift(torch.arange(8)).bitwise_and(1).reshape(-1, 2, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("group", "tables", "side"),
+    [
+        (cyclic(2), EVERY_TABLE_OF_C2, 2),
+        (cyclic(3), sampled(cyclic(3)), 1),  # its turns leave the grid, so that the map is one pixel
+        (cyclic(4), sampled(cyclic(4)), 2),
+        (dihedral(2), sampled(dihedral(2)), 2),
+    ],
+    ids=lambda value: value.name if isinstance(value, FiniteGroup) else "",
+)
+def test_the_criterion_is_exact_and_constancy_on_orbits_is_only_sufficient(group, tables, side):
+    measured = errors(tables, group, side)
+    equivariant = measured < 1e-10
+    assert measured[~equivariant].min() > 1e-6
+    exact, sufficient = (
+        torch.tensor([criterion(table, group) for table in tables])
+        for criterion in (is_equivariant_table, is_diagonal_invariant)
+    )
+    assert torch.equal(exact, equivariant)
+    assert not (sufficient & ~equivariant).any()
+    assert (equivariant & ~sufficient).sum() >= 20  # the control: the orbit condition alone misses these

@@ -12,7 +12,7 @@ from e2vit.models.octic import OcticLinear, OcticTable, normalized, to_parts
 from e2vit.testing import randomized
 
 D4 = dihedral(4)
-SHAPE = {"image_size": 12, "channels": 2, "classes": 5, "patch_size": 4, "width": 48, "depth": 2, "heads": 3}
+SHAPE = {"image_size": 12, "in_channels": 2, "classes": 5, "patch_size": 4, "width": 48, "depth": 2, "heads": 3}
 IMAGES = torch.randn(3, 2, 12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 
 

@@ -19,7 +19,7 @@ from e2vit.models import (
 )
 from e2vit.training.optimizer import make_optimizer, muon
 
-CONFIG = ViTConfig(image_size=12, channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
+CONFIG = ViTConfig(image_size=12, in_channels=2, classes=5, patch_size=4, width=8, depth=2, heads=2)
 
 
 def stepped(model: nn.Module, optimizers: list, steps: int, first: int = 0) -> list[torch.Tensor]:

@@ -1,4 +1,4 @@
-"""What the chapter on weaknesses claims: statistics with known answers, and faults that are there, beside their controls."""
+"""The claims of the chapter on weaknesses: statistics with known answers, and faults beside their controls."""
 
 import json
 import math

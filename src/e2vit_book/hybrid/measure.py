@@ -38,13 +38,12 @@ def multiply_adds(name: str) -> float:
     """
     experiment = EXPERIMENTS[name]
     if hasattr(experiment.model, "backend"):
-        plain = dataclasses.replace(experiment.model, backend="naive")
+        plain = dataclasses.replace(experiment.model, backend="reference")
         experiment = dataclasses.replace(experiment, model=plain)
     model = build(experiment, 0).eval()
     config = experiment.model
-    channels = getattr(config, "in_channels", getattr(config, "channels", 1))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, channels, config.image_size, config.image_size))
+        model(torch.zeros(1, config.in_channels, config.image_size, config.image_size))
     return counter.get_total_flops() / 2
 
 

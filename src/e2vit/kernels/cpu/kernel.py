@@ -34,33 +34,29 @@ def attend(
     element: Float[Tensor, "some_heads entry d"],
     table: Int64[Tensor, "v g m"],
     mask: Bool[Tensor, " offset"] | None = None,
-    diagonal: bool = False,
 ) -> Float[Tensor, "batch head e v height width"]:
-    """See :func:`e2vit.kernels.attend`. Half precision is computed in float32."""
-    dtype = q.dtype
-    if dtype not in (torch.float32, torch.float64):
-        q, k, value, position, element = (x.float() for x in (q, k, value, position, element))
-    return _Attention.apply(q, k, value, position, element, table, mask, diagonal).to(dtype)
+    """See :func:`e2vit.kernels.attend`."""
+    return _Attention.apply(q, k, value, position, element, table, mask)
 
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, q, k, value, position, element, table, mask, diagonal):
+    def forward(ctx, q, k, value, position, element, table, mask):
         ctx.save_for_backward(q, k, value, position, element)
-        ctx.rest = table, mask, diagonal
+        ctx.rest = table, mask
         batch, heads, _, _, height, width = q.shape
         out = q.new_empty(batch, heads, value.shape[2], len(table), height, width)
-        _spread(pieces.forward, batch * heads, _arguments(q, k, value, position, element, table, mask, diagonal), [out])
+        _spread(pieces.forward, batch * heads, _arguments(q, k, value, position, element, table, mask), [out])
         return out
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, dout):
         q, k, value, position, element = ctx.saved_tensors
-        table, mask, diagonal = ctx.rest
+        table, mask = ctx.rest
         batch, heads = q.shape[:2]
         dq, dk, dvalue = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, value))
-        arguments = _arguments(q, k, value, position, element, table, mask, diagonal)
+        arguments = _arguments(q, k, value, position, element, table, mask)
         offsets = len(arguments[4])
         dposition = q.new_empty(batch, heads, len(table), offsets, q.shape[2])
         delement = q.new_empty(batch, heads, *element.shape[1:])
@@ -78,7 +74,7 @@ class _Attention(torch.autograd.Function):
         return dq, dk, dvalue, dposition, delement, None, None, None
 
 
-def _arguments(q, k, value, position, element, table, mask, diagonal) -> tuple:
+def _arguments(q, k, value, position, element, table, mask) -> tuple:
     """What both compiled functions take: flat arrays, the offsets that count, and the lengths of the axes."""
     heads, (height, width), side = q.shape[1], q.shape[-2:], k.shape[-1] - q.shape[-1] + 1
     counts = np.ones(side**2, bool) if mask is None else mask.numpy()
@@ -96,7 +92,6 @@ def _arguments(q, k, value, position, element, table, mask, diagonal) -> tuple:
         table.contiguous().numpy(),
         sizes,
         shape,
-        diagonal,
     )
 
 

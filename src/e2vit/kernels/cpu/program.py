@@ -84,7 +84,6 @@ def _weights(
     table,
     sizes,
     stride,
-    diagonal,
     tiny,
 ):
     """W of one tile, with what its gradient needs. Returns whether whole scores were necessary."""
@@ -109,20 +108,19 @@ def _weights(
             table,
             sizes,
             stride,
-            diagonal,
         )
         if attempt == 0:
             for g in range(queries):
                 weights.exponentials(A, g * poses * count * 8, poses * count)
-            for pair in range(outputs if diagonal else outputs * queries):
+            for pair in range(outputs * queries):
                 weights.exponentials(B, pair * count * 8, count)
                 weights.exponentials(C, pair * poses * 8, poses)
-            if weights.normalize(A, B, C, T, count, sizes, diagonal) > tiny:
-                weights.combine(W, A, B, C, count, sizes, diagonal)
+            if weights.normalize(A, B, C, T, count, sizes) > tiny:
+                weights.combine(W, A, B, C, count, sizes)
                 return P, False
     if len(P) == 0:
         P = np.empty(outputs * queries * poses * columns * 8, A.dtype)
-    weights.direct(W, A, B, C, P, count, sizes, diagonal)
+    weights.direct(W, A, B, C, P, count, sizes)
     return P, True
 
 
@@ -140,7 +138,7 @@ def _shifts(chosen, side, planes, stride):
     return chosen // side * planes * stride + chosen % side
 
 
-def forward(q, k, value, position, chosen, first, element, table, sizes, shape, diagonal, out, lo, hi):
+def forward(q, k, value, position, chosen, first, element, table, sizes, shape, out, lo, hi):
     outputs, queries, poses, depth, entries = sizes
     heads, position_heads, element_heads, width_e, height, width, side = shape
     offsets, margin, pixels = len(chosen), side // 2, height * width
@@ -186,7 +184,6 @@ def forward(q, k, value, position, chosen, first, element, table, sizes, shape, 
                     table,
                     sizes,
                     stride,
-                    diagonal,
                     tiny,
                 )
                 start = row * (poses * width_e + 1) * stride + column
@@ -205,7 +202,6 @@ def backward(
     table,
     sizes,
     shape,
-    diagonal,
     dout,
     dq,
     dk,
@@ -268,7 +264,6 @@ def backward(
                     table,
                     sizes,
                     stride,
-                    diagonal,
                     tiny,
                 )
                 at_v = row * (poses * width_e + 1) * stride + column
@@ -289,14 +284,14 @@ def backward(
                 )
                 products.scatter(dvp, W, dy, at_v, v_shifts, begin, count, side, outputs, poses, width_e, stride)
                 if whole:
-                    weights.direct_slopes(A, B, T, P, dW, count, sizes, diagonal)
+                    weights.direct_slopes(A, B, T, P, dW, count, sizes)
                 else:
-                    weights.slopes(A, B, C, T, S, dW, count, sizes, diagonal)
+                    weights.slopes(A, B, C, T, S, dW, count, sizes)
                 products.scatter(dkp, A, x, at_k, k_shifts, begin, count, side, queries, poses, depth, stride)
                 products.gather(dx, A, kp, at_k, k_shifts, begin, count, queries, poses, depth, stride)
-                products.table_gather(dx, B, p, begin, count, offsets, sizes, diagonal)
-                products.table_scatter(table_slopes, B, x, begin, count, offsets, sizes, diagonal)
-                weights.element_slopes(element_slopes, dx, T, x, e, table, sizes, diagonal)
+                products.table_gather(dx, B, p, begin, count, offsets, sizes)
+                products.table_scatter(table_slopes, B, x, begin, count, offsets, sizes)
+                weights.element_slopes(element_slopes, dx, T, x, e, table, sizes)
                 _write(dx, dq, piece * depth * queries * pixels + pixel, depth, queries, pixels, wide)
         _unplane(dkp, dk, piece * depth * poses * rows * columns, depth, poses, rows, columns, stride)
         _unplane(dvp, dvalue, piece * width_e * poses * rows * columns, width_e, poses, rows, columns, stride)
