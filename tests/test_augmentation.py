@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from e2vit.actions import rotate
+from e2vit.actions import act, rotate
+from e2vit.groups import dihedral
 from e2vit.training.config import apply_views, draw_views
 
 

@@ -28,14 +28,13 @@ def no_memory():
     data._load.cache_clear()
 
 
-def batches(folder: Path, payload=None) -> tuple[Path, np.ndarray, np.ndarray]:
+def batches(root: Path, payload=None) -> tuple[np.ndarray, np.ndarray]:
     """An archive as MiraBest's, of nine batches of three images each; payload takes the place of the last batch."""
     random = np.random.RandomState(0)
     images = random.randint(0, 256, (27, 150, 150)).astype(np.uint8)
     labels = random.randint(0, 2, 27).astype(np.uint8)
-    archive = folder / "batches.tar.gz"
-    folder.mkdir(exist_ok=True)
-    with tarfile.open(archive, "w:gz") as files:
+    (root / "mirabest").mkdir()
+    with tarfile.open(root / "mirabest" / "batches.tar.gz", "w:gz", compresslevel=1) as files:
         for number, name in enumerate(real.MIRABEST_BATCHES):
             rows = slice(3 * number, 3 * number + 3)
             batch = {"data": images[rows].reshape(3, -1), "labels": labels[rows].tolist(), "filenames": ["a", "b", "c"]}
@@ -44,25 +43,24 @@ def batches(folder: Path, payload=None) -> tuple[Path, np.ndarray, np.ndarray]:
             member = tarfile.TarInfo(f"batches/{name}")
             member.size = len(content)
             files.addfile(member, io.BytesIO(content))
-    return archive, images, labels
+    return images, labels
 
 
 def test_the_public_batches_of_galaxies_are_read_in_their_order(tmp_path, monkeypatch):
-    archive, images, labels = batches(tmp_path / "mirabest")
-    read = real.read_batches(archive)
-    assert (read[0] == images).all() and (read[1] == labels).all()
-    with pytest.raises(DataError, match="does not hold the 792 published galaxies"):
+    images, labels = batches(tmp_path)
+    found = real.MiraBest(str(tmp_path))
+    assert (found.data == images).all() and (found.targets == labels).all()
+    with pytest.raises(DataError, match="are not the 792 published ones"):
         real.mirabest(tmp_path)
-    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
-    monkeypatch.setattr(real, "MIRABEST_SHA256", digest)
-    reduced, found = real.mirabest(tmp_path)
-    assert reduced.shape == (27, 1, 64, 64) and found.tolist() == labels.tolist()
+    monkeypatch.setattr(real, "MIRABEST_SHA256", hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest())
+    reduced, targets = real.mirabest(tmp_path)
+    assert reduced.shape == (27, 1, 64, 64) and targets.tolist() == labels.tolist()
 
 
 def test_a_batch_that_names_code_is_refused_unrun(tmp_path):
-    archive, *_ = batches(tmp_path, payload={"data": print, "labels": [0]})
+    batches(tmp_path, payload={"data": print, "labels": [0]})
     with pytest.raises(DataError, match="a batch holds arrays and lists, not .*print"):
-        real.read_batches(archive)
+        real.mirabest(tmp_path)
 
 
 def test_galaxies_are_cropped_about_their_center_and_averaged_exactly():
@@ -96,7 +94,7 @@ def test_satellite_tiles_come_through_torchvision(tmp_path):
 def test_without_a_network_what_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("E2VIT_OFFLINE", "1")
     for name in ("mirabest/fold0", "eurosat/fold0", "rsscn7/fold0"):
-        with pytest.raises(DataError, match="eurosat|batches|rsscn7"):
+        with pytest.raises(DataError, match="EuroSAT|MiraBest|rsscn7"):
             load(name, tmp_path)
 
 
@@ -127,10 +125,12 @@ def test_blank_and_repeated_images_are_left_out_and_classes_spread():
 def test_folds_test_every_image_once_and_mix_nothing(monkeypatch):
     images = torch.arange(60, dtype=torch.uint8)[:, None, None, None] + torch.tensor([0, 1], dtype=torch.uint8)
     labels = torch.arange(60) % 3
-    monkeypatch.setitem(real.SETS, "eurosat", (lambda root: (images, labels), "", 3))
+    monkeypatch.setitem(real.SETS, "eurosat", (lambda root: (images, labels), "", ("a", "b", "c")))
     tested = []
     for number in range(real.FOLDS):
-        seen = [set(part[0][:, 0, 0, 0].tolist()) for part in real.fold("eurosat", number, Path())]
+        splits = real.fold("eurosat", number, Path())
+        parts = (splits.train, splits.validation, splits.test)
+        seen = [set(part.images[:, 0, 0, 0].tolist()) for part in parts]
         assert [len(part) for part in seen] == [42, 6, 12] and len(set.union(*seen)) == 60
         tested += seen[2]
     assert sorted(tested) == list(range(60))

@@ -13,7 +13,7 @@ import sys
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache, partial
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -161,19 +161,13 @@ def _cifar10(root: Path) -> Splits:
 
 
 def _pcam(root: Path) -> Splits:
-    train, validation, test = (Split(*part) for part in sources.pcam(root))
-    return Splits(train, validation, test, "pcam", "PatchCamelyon", classes=2)
+    return Splits(*(Split(*part) for part in sources.pcam(root)), "pcam", "PatchCamelyon", classes=2)
 
 
 def _rsscn7(root: Path) -> Splits:
     images, labels = sources.rsscn7(root)
     order = torch.from_numpy(np.random.RandomState(2007).permutation(len(images)))
     return cut(images[order], labels[order], (1_680, 280, 840), "rsscn7", "RSSCN7, reduced to 64×64", classes=7)
-
-
-def _fold(name: str, number: int, root: Path) -> Splits:
-    _, origin, classes = real.SETS[name]
-    return Splits(*(Split(*part) for part in real.fold(name, number, root)), f"{name}/fold{number}", origin, classes)
 
 
 DATASETS: dict[str, Callable[[Path], Splits]] = {
@@ -184,5 +178,5 @@ DATASETS: dict[str, Callable[[Path], Splits]] = {
     "cifar10": _cifar10,
     "pcam": _pcam,
     "rsscn7": _rsscn7,
-    **{f"{name}/fold{number}": partial(_fold, name, number) for name in real.SETS for number in range(real.FOLDS)},
+    **real.LOADERS,
 }

@@ -13,23 +13,24 @@ are written down in ``splits``: one character for each image in the order of the
 
 import codecs
 import hashlib
-import io
 import pickle
 import tarfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.datasets import EuroSAT
 from torchvision.datasets.utils import download_url
 
 from e2vit.data import sources
 from e2vit.data.sources import DataError, Labeled, first_line
+from e2vit.data.split import Split, Splits
 
 FOLDS, PARTS = 5, 10
-UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 MIRABEST_URL = (
     "https://raw.githubusercontent.com/fmporter/MiraBest/158e6690aa4162ef52792ac9dcf932fe00839838/Data/batches.tar.gz"
 )
@@ -38,53 +39,28 @@ MIRABEST_SHA256 = "5dcbe0a16cd09f5b2832edaa82d2ae5f4eb2825aed0285c0d6333d578c569
 MIRABEST_BATCHES = (*(f"data_batch_{number}" for number in range(1, 9)), "test_batch")
 
 
-def mirabest(root: Path) -> Labeled:
-    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public mirabest/batches.tar.gz, fetched if need be."""
-    folder = root / "mirabest"
-    packed, archive = folder / "mirabest_792.npz", folder / "batches.tar.gz"
-    if packed.exists():
-        keys = ("train_images", "test_images", "train_labels", "test_labels")
+class MiraBest:
+    """The public batches in ``root``/mirabest/batches.tar.gz, in the manner of torchvision's data sets.
+
+    data: (n, 150, 150) uint8; targets: (n,) uint8. Error: OSError, RuntimeError.
+    """
+
+    def __init__(self, root: str, download: bool = False):
+        archive = Path(root) / "mirabest" / "batches.tar.gz"
+        if download and not archive.exists():
+            download_url(MIRABEST_URL, str(archive.parent), archive.name)
         try:
-            with np.load(packed) as arrays:
-                images, labels = (np.concatenate([arrays[key] for key in pair]) for pair in (keys[:2], keys[2:]))
-        except UNREADABLE as reason:
-            raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
-    else:
-        if not archive.exists():
-            sources.fetched(download_url, folder, MIRABEST_URL, str(folder), archive.name)
-        images, labels = read_batches(archive)
-    if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
-        raise DataError(f"{packed if packed.exists() else archive} does not hold the 792 published galaxies")
-    return cropped_and_reduced(torch.from_numpy(images)[:, None]), torch.from_numpy(labels.astype(np.int64))
-
-
-def cropped_and_reduced(images: torch.Tensor, crop: int = 128) -> torch.Tensor:
-    """The central square of bytes (n, channel, height, width), each 2×2 of it replaced by the rounded mean."""
-    row, column = ((side - crop) // 2 for side in images.shape[-2:])
-    central = images[..., row : row + crop, column : column + crop].int()
-    sums = central.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2)).sum((-3, -1))
-    return torch.div(sums + 2, 4, rounding_mode="floor").byte()
-
-
-def read_batches(archive: Path, names: tuple[str, ...] = MIRABEST_BATCHES) -> tuple[np.ndarray, np.ndarray]:
-    """Images (n, 150, 150) uint8 and labels (n,) from an archive of pickled batches, each {"data": …, "labels": …}."""
-    images, labels = [], []
-    try:
-        with tarfile.open(archive) as files:  # members are read, never extracted
-            members = {Path(member.name).name: member for member in files.getmembers() if member.isfile()}
-            for name in names:
-                if members[name].size > 64 << 20:
-                    raise ValueError(f"{name} would take {members[name].size:,} bytes")
-                batch = ArraysOnly(io.BytesIO(files.extractfile(members[name]).read()), encoding="latin1").load()
-                images.append(np.asarray(batch["data"], np.uint8).reshape(-1, 150, 150))
-                labels.append(np.asarray(batch["labels"], np.uint8))
-    except (*UNREADABLE, tarfile.TarError, pickle.UnpicklingError, AttributeError, TypeError) as reason:
-        raise DataError(f"{archive} can't be read as MiraBest's batches ({first_line(reason)})") from None
-    return np.concatenate(images), np.concatenate(labels)
+            with tarfile.open(archive) as files:  # members are read, never extracted
+                members = {Path(member.name).name: files.extractfile(member) for member in files if member.isfile()}
+                batches = [ArraysOnly(members[name], encoding="latin1").load() for name in MIRABEST_BATCHES]
+            self.data = np.concatenate([np.asarray(b["data"], np.uint8).reshape(-1, 150, 150) for b in batches])
+            self.targets = np.concatenate([np.asarray(batch["labels"], np.uint8) for batch in batches])
+        except (tarfile.TarError, pickle.UnpicklingError, LookupError, ValueError, EOFError) as reason:
+            raise RuntimeError(f"{archive} can't be read as MiraBest's batches ({first_line(reason)})") from None
 
 
 class ArraysOnly(pickle.Unpickler):
-    """Unpickle numbers, text, lists, dictionaries and arrays; anything else that a pickle could name is refused."""
+    """Unpickle numbers, text, lists, dictionaries and arrays; refuse whatever else a pickle names, unrun."""
 
     ALLOWED = {
         "_reconstruct": np.empty(0).__reduce__()[0],
@@ -99,47 +75,97 @@ class ArraysOnly(pickle.Unpickler):
         raise pickle.UnpicklingError(f"a batch holds arrays and lists, not {module}.{name}")
 
 
+def mirabest(root: Path) -> Labeled:
+    """The 792 galaxies, from mirabest/mirabest_792.npz or from the public batches, which are fetched if need be."""
+    packed = root / "mirabest" / "mirabest_792.npz"
+    if packed.exists():
+        try:
+            with np.load(packed) as arrays:
+                images = np.concatenate([arrays["train_images"], arrays["test_images"]])
+                labels = np.concatenate([arrays["train_labels"], arrays["test_labels"]])
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
+            raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
+    else:
+        found = sources._fetched(MiraBest, root, str(root), download=sources._online())
+        images, labels = found.data, found.targets
+    if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
+        raise DataError(
+            f"the galaxies in {packed.parent} are not the 792 published ones; delete them to fetch them anew"
+        )
+    return cropped_and_reduced(torch.from_numpy(images)[:, None]), torch.from_numpy(labels.astype(np.int64))
+
+
+def cropped_and_reduced(images: Tensor, crop: int = 128) -> Tensor:
+    """The central square of bytes (n, channel, height, width), each 2×2 of it replaced by the rounded mean."""
+    row, column = ((side - crop) // 2 for side in images.shape[-2:])
+    central = images[..., row : row + crop, column : column + crop].int()
+    sums = central.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2)).sum((-3, -1))
+    return torch.div(sums + 2, 4, rounding_mode="floor").byte()
+
+
 def eurosat(root: Path) -> Labeled:
-    """The 27,000 tiles in color, class by class; torchvision fetches and verifies them."""
-    tiles = sources.fetched(
-        EuroSAT, root, str(root), download=sources.online() and not (root / "eurosat" / "2750").exists()
-    )
+    """The 27,000 tiles in color, class by class."""
+    tiles = sources._fetched(EuroSAT, root, str(root), download=sources._online())
     try:
         images = np.stack([np.asarray(picture) for picture, _ in tiles])
-    except (OSError, RuntimeError, ValueError) as reason:
+    except (OSError, ValueError) as reason:
         raise DataError(f"{root / 'eurosat'} is damaged ({first_line(reason)}); delete it to fetch it anew") from None
-    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(tiles.targets)
+    return sources.labeled(root / "eurosat", images, np.array(tiles.targets))
 
 
-SETS: dict[str, tuple[Callable[[Path], Labeled], str, int]] = {  # name -> reader, origin for captions, classes
-    "mirabest": (mirabest, "MiraBest, first batches, reduced to 64×64", 2),
-    "rsscn7": (sources.rsscn7, "RSSCN7, reduced to 64×64", 7),
-    "eurosat": (eurosat, "EuroSAT", 10),
+SETS: dict[str, tuple[Callable[[Path], Labeled], str, tuple[str, ...]]] = {  # reader, origin for captions, classes
+    "mirabest": (mirabest, "MiraBest, first batches, reduced to 64×64", ("FR I", "FR II")),
+    "rsscn7": (
+        sources.rsscn7,
+        "RSSCN7, reduced to 64×64",
+        ("grass", "field", "industry", "river or lake", "forest", "houses", "parking"),
+    ),
+    "eurosat": (
+        eurosat,
+        "EuroSAT",
+        (
+            "annual crop",
+            "forest",
+            "herbs",
+            "highway",
+            "industry",
+            "pasture",
+            "permanent crop",
+            "houses",
+            "river",
+            "sea",
+        ),
+    ),
 }
 
 
-def fold(name: str, number: int, root: Path) -> tuple[Labeled, Labeled, Labeled]:
+def fold(name: str, number: int, root: Path) -> Splits:
     """Training, validation and test images of a fold, in the order of the source."""
-    images, labels = SETS[name][0](root)
+    read, origin, class_names = SETS[name]
+    images, labels = read(root)
     path = Path(__file__).parent / "splits" / f"{name}.txt"
     parts = read_parts(path) if path.exists() else stratified_parts(images, labels)
     if len(parts) != len(labels):
         raise DataError(f"{name} has {len(labels)} images, but {path.name} cuts {len(parts)}")
     test, validation = torch.isin(parts, torch.tensor([2 * number, 2 * number + 1])), parts == (2 * number + 2) % PARTS
     train = (parts >= 0) & ~test & ~validation
-    return tuple((images[mask], labels[mask]) for mask in (train, validation, test))
+    splits = (Split(images[mask], labels[mask]) for mask in (train, validation, test))
+    return Splits(*splits, f"{name}/fold{number}", origin, len(class_names), class_names)
 
 
-def read_parts(path: Path) -> torch.Tensor:
+LOADERS = {f"{name}/fold{number}": partial(fold, name, number) for name in SETS for number in range(FOLDS)}
+
+
+def read_parts(path: Path) -> Tensor:
     """The part (0 to 9) of each image, -1 where it is left out."""
     return torch.tensor([-1 if mark == "-" else int(mark) for mark in path.read_text("utf-8").replace("\n", "")])
 
 
-def stratified_parts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+def stratified_parts(images: Tensor, labels: Tensor) -> Tensor:
     """As ``read_parts``, drawn with a fixed seed: blank images and repetitions out, every class in all parts."""
     random = np.random.RandomState(2023)  # its stream is frozen by NumPy's compatibility policy
     parts = torch.full((len(labels),), -1)
-    kept, offset = torch.from_numpy(~(blank(images) | repeated(images))), 0
+    kept, offset = ~(blank(images) | repeated(images)), 0
     for label in labels.unique():
         rows = torch.nonzero(kept & (labels == label))[:, 0]
         parts[rows[torch.from_numpy(random.permutation(len(rows)))]] = (torch.arange(len(rows)) + offset) % PARTS
@@ -147,14 +173,14 @@ def stratified_parts(images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor
     return parts
 
 
-def blank(images: torch.Tensor) -> np.ndarray:
-    """Whether all pixels of an image are the same."""
+def blank(images: Tensor) -> Tensor:
+    """Whether all pixels of an image are the same: (n,) bool."""
     flat = images.flatten(1)
-    return (flat == flat[:, :1]).all(1).numpy()
+    return (flat == flat[:, :1]).all(1)
 
 
-def repeated(images: torch.Tensor) -> np.ndarray:
-    """Whether an image equals an earlier one, bit for bit."""
-    seen: set[bytes] = set()
+def repeated(images: Tensor) -> Tensor:
+    """Whether an image equals an earlier one, bit for bit: (n,) bool."""
+    first: dict[bytes, int] = {}
     digests = [hashlib.sha256(image.tobytes()).digest() for image in images.numpy()]
-    return np.array([digest in seen or seen.add(digest) is not None for digest in digests])
+    return torch.tensor([first.setdefault(digest, number) < number for number, digest in enumerate(digests)])

@@ -167,5 +167,5 @@ def check(q, k, value, position, element, table, mask, diagonal) -> None:
     for name, (has, needs) in expected.items():
         if tuple(has) != tuple(needs):
             raise ValueError(f"the axes of {name} are {tuple(has)}, the other tensors need {tuple(needs)}")
-    if diagonal and not poses == g == m:
+    if diagonal and poses != g:
         raise ValueError(f"diagonal attention needs as many output poses as query poses, got {poses} and {g}")

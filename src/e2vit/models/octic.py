@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from e2vit.actions import orbit
 from e2vit.groups import FiniteGroup, dihedral
+from e2vit.models.classifier import ImageClassifier, check_counts
 
 PARTS = ("A1", "A2", "B1", "B2", "E first row", "E second row", "E' first row", "E' second row")
 
@@ -39,6 +40,7 @@ class OcticViTConfig:
     dropout: float = 0.0  # before the head
 
     def __post_init__(self):
+        check_counts(self, image_size=1, in_channels=1, classes=1, patch_size=1, width=1, depth=0, heads=1, expansion=1)
         if self.group != dihedral(4):
             raise ValueError(f"octic coordinates are those of D4, not of {self.group}")
         if self.image_size % self.patch_size:
@@ -54,6 +56,11 @@ class OcticViTConfig:
     def side(self) -> int:
         """Tokens along one side of the image."""
         return self.image_size // self.patch_size
+
+    @property
+    def attention_scores(self) -> int:
+        """Scores of one image in one pass: one for each head, query and key."""
+        return self.depth * self.heads * self.side**4
 
 
 def to_parts(group: FiniteGroup) -> Float[Tensor, "part element"]:
@@ -156,10 +163,10 @@ class OcticTable(nn.Module):
 
     coefficients: Tensor
 
-    def __init__(self, group: FiniteGroup, side: int, in_channels: int, scale: float):
+    def __init__(self, group: FiniteGroup, side: int, channels: int, scale: float):
         super().__init__()
         self.group, self.side = group, side
-        self.quarter = nn.Parameter(torch.randn(6, in_channels, (side + 1) // 2, (side + 1) // 2) * scale)
+        self.quarter = nn.Parameter(torch.randn(6, channels, (side + 1) // 2, (side + 1) // 2) * scale)
         first = to_parts(group)[[0, 1, 2, 3, 4, 5]] * torch.tensor([8**0.5] * 4 + [2.0] * 2)[:, None]
         self.register_buffer("coefficients", first, persistent=False)
 
@@ -172,12 +179,14 @@ class OcticTable(nn.Module):
         return torch.cat([signs, vectors.flatten(0, 1)])
 
 
-class OcticViT(nn.Module):
+class OcticViT(ImageClassifier):
     """Patches → tokens in irreducible coordinates → blocks that commute with D4 → sizes of the parts → classes."""
 
+    Config = OcticViTConfig
+
     def __init__(self, config: OcticViTConfig = OcticViTConfig()):
-        super().__init__()
-        self.config, group, copies = config, config.group, config.width // 8
+        super().__init__(config)
+        group, copies = config.group, config.width // 8
         fan_in = config.in_channels * config.patch_size**2
         self.embed = OcticTable(group, config.patch_size, copies * config.in_channels, fan_in**-0.5)
         self.position = OcticTable(group, config.side, copies, 0.02)
@@ -189,9 +198,7 @@ class OcticViT(nn.Module):
 
     def tokens(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "part batch token d"]:
         """The patches of an image in irreducible coordinates, with their positions added."""
-        expected = (self.config.in_channels, self.config.image_size, self.config.image_size)
-        if images.shape[1:] != expected:
-            raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes {expected}")
+        self.check(images)
         filters = rearrange(
             self.embed(), "part (d channel) row column -> (part d) channel row column", channel=self.config.in_channels
         )
@@ -207,7 +214,4 @@ class OcticViT(nn.Module):
         x = normalized(x)
         lengths = (x[4:].square().unflatten(0, (2, 2)).sum(1) + 1e-6).sqrt()
         sizes = torch.cat([x[:1], (x[1:4].square() + 1e-6).sqrt(), lengths])  # smooth at zero
-        return rearrange(sizes.mean(2), "part batch d -> batch (part d)")
-
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
-        return self.head(self.dropout(self.features(images)))
+        return self.dropout(rearrange(sizes.mean(2), "part batch d -> batch (part d)"))

@@ -9,9 +9,10 @@ from e2vit.kernels.cpu.simd import compiled, fill, fma, load, store, zero
 
 
 @compiled
-def dots(out, left, planes, start, initial, shifts, first, count, lefts, poses, depth, stride):
-    """out[l,m,o] = initial(x+o) + Σ_d left[l,d]·plane[m,d](x+o)."""
+def dots(out, left, planes, start, shifts, first, count, lefts, poses, depth, stride):
+    """out[l,m,o] = last plane(x+o) + Σ_d left[l,d]·plane[m,d](x+o)."""
     row, vector = poses * count * 8, depth * 8  # from one l to the next in out and in left
+    initial = start + poses * depth * stride
     for l in range(0, lefts - 3, 4):
         for m in range(poses):
             base, to, v = start + m * depth * stride, (l * poses + m) * count * 8, l * vector

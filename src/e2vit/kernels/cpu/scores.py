@@ -40,10 +40,10 @@ def exponentials(x, at, count):
 
 
 @compiled
-def logits(A, B, C, q, k, start, border, shifts, first, count, position, columns, element, table, sizes, stride):
+def logits(A, B, C, q, keys, at, shifts, first, count, position, columns, element, table, sizes, stride):
     """The three parts of the scores. C first holds q_g·element, then is read through the table into C[v,g,m]."""
     outputs, queries, poses, depth, entries = sizes
-    dots(A, q, k, start, border, shifts, first, count, queries, poses, depth, stride)
+    dots(A, q, keys, at, shifts, first, count, queries, poses, depth, stride)
     for v in range(outputs):
         for g in range(queries):
             pair = v * queries + g
@@ -122,6 +122,13 @@ def combine(W, A, B, R, count, sizes):
                     else:
                         for o in range(begin, end, 8):
                             store(W, w + o, fma(load(A, a + o) * load(B, b + o), r0, load(W, w + o)))
+
+
+@compiled
+def sums(sizes):
+    """Length of the array S of ``slopes``."""
+    outputs, queries, poses, _, _ = sizes
+    return (outputs * queries * (poses + 1) + (poses + 1) * CHUNK) * 8
 
 
 @compiled
