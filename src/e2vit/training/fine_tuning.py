@@ -165,7 +165,7 @@ class _Head(nn.Module):
         if model.combines == "features":
             return model.combine(seen)
         logits = model.parts.head(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-        views = model.views(as_float(self.images[rows.cpu()].to(seen))) if model.combines == "images" else None
+        views = model.views(as_float(self.images[rows.cpu()].to(seen.device))) if model.combines == "images" else None
         return model.combine(logits, views)
 
 
