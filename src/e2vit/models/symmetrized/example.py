@@ -113,7 +113,8 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
 
 def _declared(model: nn.Module, name: str) -> list[Any]:
     """Values of that name in the model's configuration or in the model and its modules."""
-    configs = [getattr(model, "config", None), getattr(model, "pretrained_cfg", None), *model.modules()]
+    modules = list(model.modules())
+    configs = [getattr(m, config, None) for config in ("config", "pretrained_cfg") for m in modules] + modules
     values = [c.get(name) if isinstance(c, Mapping) else getattr(c, name, None) for c in configs]
     return [v for v in values if _ints(v)]
 
