@@ -40,6 +40,10 @@ class Output:
             )
         return result
 
+    def again(self, result: Any) -> Tensor:
+        """The same for what a head returns, which may be the logits already."""
+        return result if isinstance(result, Tensor) else self(result)
+
     def _entry(self, result: Any) -> Any:
         try:
             return result[self.where]
@@ -100,7 +104,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
     declared = {name: _declared(model, name) for name in NAMES}
     layers = list(model.modules())
     first = [layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)][:1]
-    channels = [*declared["in_channels"], *declared["channels"], *declared["in_chans"], *first, 3, 1]
+    channels = [*declared["in_channels"], *declared["channels"], *declared["in_chans"], *first, 3, 1, 2, 4]
     sizes = [*declared["image_size"], *declared["img_size"], *declared["input_size"]]
     for c in dict.fromkeys(n for entry in [*first, *channels] for n in _ints(entry)[:1]):
         widths = [layer.in_features for layer in layers if isinstance(layer, nn.Linear)][:1]

@@ -146,7 +146,7 @@ def split(
             raise ValueError(
                 f"{name} is not a function of what flows into its last linear layer, a vector for each image: {WAY_OUT}"
             )
-        _check(found, model, torch.cat([images, images.flip(0), images.flip(-1)]), output)
+        _check(found, model, torch.cat([images, images[:1].flip(-1)]), output)
     return found
 
 
@@ -233,18 +233,18 @@ def _probe(
         given.append(numbers * sizes.to(y).repeat(len(y) // 2 + 1)[: len(y)].reshape(-1, *[1] * (y.ndim - 1)))
         return given[-1]
 
-    leaf = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+    with torch.inference_mode(False), torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+        leaf = images.detach().clone().requires_grad_()
         y = output(model(leaf * 1))
-    if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
-        return None, given
+        if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
+            return None, given
     return y.detach(), given
 
 
 @torch.no_grad()
 def _check(parts: Split, model: Callable, images: Tensor, output: Output) -> None:
     """Error: ValueError when head(features(images)) is not what the model returns, up to rounding."""
-    expected, found = output(model(images)), output(parts.head(parts.features(images)))
+    expected, found = output(model(images)), output.again(parts.head(parts.features(images)))
     slack = torch.finfo(expected.dtype).eps ** 0.5
     finite = expected[expected.isfinite()].abs()
     size = finite.max().item() if finite.numel() else 1.0

@@ -156,7 +156,7 @@ class Symmetrized(nn.Module):
         views: the images themselves, for an aggregate that looks at them.
         """
         if self.combines == "features":
-            return self._checked(self.output(self.parts.head(self.aggregate(seen))), seen.shape[0], "logits")
+            return self._checked(self.output.again(self.parts.head(self.aggregate(seen))), seen.shape[0], "logits")
         if self.combines == "images":
             return _weighted(self.aggregate(views), seen)
         if self.output_action in (None, "maps"):
