@@ -70,7 +70,7 @@ def transposed(
     accuracies: which digits → how they are read → accuracy, low, high (fractions).
     """
     figure = plt.figure(figsize=(8.0, 3.0), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1), squeeze=False)[0]
     axes, ax = left.subplots(2, len(images)), right.subplots()
     for row, way in enumerate(next(iter(accuracies.values()))):
         for panel, image in zip(axes[row], images, strict=True):
@@ -118,8 +118,8 @@ def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int
         rule = np.array([holds for _, holds in of_size.values()])
         ax.plot(sides, values, color=color, linewidth=0.8, alpha=0.6)
         for where, face, word in ((rule, color, "holds"), (~rule, "white", "fails")):
-            style = {"color": color, "markerfacecolor": face, "label": f"{name}, the rule {word}"}
-            ax.plot(sides[where], values[where], marker, **style)
+            label = f"{name}, the rule {word}"
+            ax.plot(sides[where], values[where], marker, color=color, markerfacecolor=face, label=label)
     ax.axvline(named, color="gray", linestyle=":", linewidth=1)
     _with_rounding(ax)
     ax.set(xlabel="side of the image (pixels)", ylabel="change of the logits (relative)", xticks=sides)

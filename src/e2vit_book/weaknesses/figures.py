@@ -184,7 +184,8 @@ def attention_networks(
 def _line(ax: Axes, x: Sequence[float], y: Float[ndarray, "point 3"], name: str, dashes: str, label: str = "") -> None:
     """A line with intervals; y: middle, low, high."""
     reach = [np.maximum(y[:, 0] - y[:, 1], 0), np.maximum(y[:, 2] - y[:, 0], 0)]
-    ax.errorbar(x, y[:, 0], yerr=reach, **look(name), linestyle=dashes, capsize=2, label=label or name)
+    color, marker = look(name)["color"], look(name)["marker"]
+    ax.errorbar(x, y[:, 0], reach, None, marker, color=color, linestyle=dashes, capsize=2, label=label or name)
 
 
 def _ticks(ax: Axes, places: Sequence[float]) -> None:
