@@ -1,12 +1,12 @@
 """The figures of the recap: attention on sentences and sequences, positions as waves, patches, a classifier."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from einops import rearrange
 from jaxtyping import Float, Int
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, Rectangle
 from numpy import ndarray
@@ -160,7 +160,7 @@ def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Fig
     maps = rearrange(unit @ unit.T, "(row column) (y x) -> row column y x", row=side, y=side)
     figure, axes = plt.subplots(side, side, figsize=(4.9, 4.5), layout="constrained", squeeze=False)
     for row, column in np.ndindex(side, side):
-        ax: Axes = axes[row, column]
+        ax: Any = axes[row, column]
         picture = ax.imshow(maps[row, column], cmap="viridis", vmin=-1, vmax=1)
         ax.plot(column, row, "o", markerfacecolor="none", markeredgecolor="white", markersize=4)
         ax.set(xticks=[], yticks=[])

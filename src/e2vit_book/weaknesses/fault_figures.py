@@ -27,7 +27,9 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     for color, cause in zip(SERIES, next(iter(rungs.values())), strict=False):
         width = 100 * np.array([max(rungs[group][cause][number], 0) for group, number in bars]) / whole
         drawn = ax.barh(range(len(bars)), width, left=left, color=color, label=cause, edgecolor="white")
-        ax.bar_label(drawn, [f"{value:.0f}" if value > 7 else "" for value in width], label_type="center")
+        ax.bar_label(
+            drawn, [f"{value:.0f}" if value > 7 else "" for value in width], label_type="center", color="white"
+        )
         left += width
     ax.set(xlabel="share of the squared error at 45° (%)", xlim=(0, 100))
     ax.set(yticks=range(len(bars)), yticklabels=[f"{group}, {layers[number]}" for group, number in bars])
@@ -36,7 +38,6 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     return figure
 
 
-@styled
 def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     """Draw for every turn: the turned image, the map of it, the turned map of the upright image, and their difference.
 
@@ -60,7 +61,6 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     return figure
 
 
-@styled
 def transposed(
     images: Float[ndarray, "image row column"],
     accuracies: Mapping[str, Mapping[str, tuple[float, float, float]]],
@@ -81,8 +81,9 @@ def transposed(
         x, reach = np.arange(len(accuracies)) + 0.4 * (row - 0.5), [rate - low, high - rate]
         bars = ax.bar(x, rate, 0.38, yerr=reach, capsize=3, color=SERIES[row], label=way, hatch=("", "//")[row])
         ax.bar_label(bars, fmt="%.1f", padding=2)
-    ax.set(xticks=range(len(accuracies)), xticklabels=list(accuracies), ylabel="accuracy (%)", ylim=(0, 125))
-    ax.legend(ncols=2, loc="upper center")
+    ax.set(xticks=range(len(accuracies)), ylabel="accuracy (%)", ylim=(0, 125))
+    ax.set_xticklabels([name.replace(" ", "\n") for name in accuracies])
+    ax.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
     return figure
 
 
