@@ -308,7 +308,7 @@ Markdown(
     f"{len(record['curve'])} epochs, {record['parameters']:,} parameters; the epoch "
     "is chosen on the validation images. "
     f"Test accuracy {records.summarize([record])} on {record['test']['count']:,} "
-    f"images of {record['data']['origin']}; "
+    f"images ({record['data']['origin']}); "
     "one seed, so the interval counts images only."
 )
 

@@ -401,7 +401,7 @@ Markdown(
 )
 
 # %% [markdown]
-# These are convolutional networks and hybrids. For group attention the figure shows nothing; section 7 does.
+# These are convolutional networks and hybrids; section 7 compares group attention.
 #
 # ## 3. Cost
 #
