@@ -32,7 +32,7 @@ from e2vit import metrics
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, records, run
-from e2vit.layers.sequence import (
+from e2vit.models.transformer import (
     MultiHeadAttention,
     shift_matrix,
     sinusoidal_positions,

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from e2vit.layers.sequence import sinusoidal_positions
+from e2vit.models.transformer import sinusoidal_positions
 from e2vit_book.drawing import drawing
 from e2vit_book.recap import figures as recap
 
