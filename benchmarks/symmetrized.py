@@ -37,7 +37,7 @@ def processor_seconds(*calls, rounds: int) -> list[float]:
 def measure(group, interpolation, config: ViTConfig, count: int, rounds: int) -> dict[str, float]:
     """Milliseconds per image of the base and of every aggregate."""
     base = ViT(config).eval()
-    images = torch.rand(count, config.channels, config.image_size, config.image_size)
+    images = torch.rand(count, config.in_channels, config.image_size, config.image_size)
     many = torch.rand(count * group.order, *images.shape[1:])
     models = {name: Symmetrized(base, group, name, interpolation=interpolation).eval() for name in AGGREGATES}
     calls = [lambda: base(many), *(lambda model=model: model(images) for model in models.values())]
@@ -79,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     settings = {
         "digits, C16": (cyclic(16), "bilinear", ViTConfig(), 8),
-        "color, D4": (dihedral(4), None, ViTConfig(image_size=64, channels=3, classes=7, patch_size=8), 8),
+        "color, D4": (dihedral(4), None, ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8), 8),
     }
     result = {
         "date": date.today().isoformat(),

@@ -40,7 +40,7 @@ def main() -> None:
         "timm": timm.models.VisionTransformer(
             img_size=config.image_size,
             patch_size=config.patch_size,
-            in_chans=config.channels,
+            in_chans=config.in_channels,
             num_classes=config.classes,
             embed_dim=config.width,
             depth=config.depth,

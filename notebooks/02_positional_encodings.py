@@ -40,7 +40,7 @@ from e2vit.groups import (
 )
 from e2vit.layers import LiftingConv, LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
-from e2vit.layers.sequence import MultiHeadAttention
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.testing import randomized
 from e2vit_book.exercise import Exercise
@@ -582,7 +582,9 @@ for size in (27, 28, 29):
     assert (lifted_errors[size] < 1e-10) == is_exact(size, 5, padding=2, stride=2)
 Markdown(
     "Equivariance error of the lifting convolution: "
-    + ", ".join(f"{error:.0e} on {size} pixels" for size, error in lifted_errors.items())
+    + ", ".join(
+        f"{error:.0e} on {size} pixels" for size, error in lifted_errors.items()
+    )
     + "."
 )
 
@@ -595,11 +597,14 @@ Markdown(
 # %% tags=["hide-input"]
 revit = elsewhere("REViT")
 Markdown(
-    f"REViT over C4 ({revit['code']}): with every parameter redrawn, the logits change by "
+    f"REViT over C4 ({revit['code']}): with every parameter redrawn, the logits "
+    "change by "
     f"{revit['logits']:.1%} of the largest one and the features before pooling by "
     f"{revit['features']:.0%}; at the authors' initialization the logits change by "
-    f"{revit['logits_at_initialization']:.0%}. After {revit['updates']} updates of its own training, "
-    f"{revit['answers_changed'][0]:.0%} to {revit['answers_changed'][1]:.0%} of its answers "
+    f"{revit['logits_at_initialization']:.0%}. After {revit['updates']} updates of "
+    "its own training, "
+    f"{revit['answers_changed'][0]:.0%} to {revit['answers_changed'][1]:.0%} of its "
+    "answers "
     "change under a quarter turn. "
     f"On {' or '.join(map(str, revit['exact_sides']))} pixels, or without the stride, "
     "it is exact to rounding."
@@ -667,9 +672,7 @@ exercise1(...)
 
 # %%
 exercise2 = Exercise(
-    lambda table: (
-        is_diagonal_invariant(table, mirrors) and len(table.unique()) == 8 * 8
-    )
+    lambda table: is_diagonal_invariant(table, mirrors) and len(table.unique()) == 8 * 8
 )
 exercise2(...)
 

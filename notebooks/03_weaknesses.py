@@ -83,7 +83,9 @@ between = {label: of["30°, 45°, 60°"][0] for label, of in flips.items()}
 upright_run = weaknesses.trained({"ViT": ("rotmnist_upright/vit",)}, mode)["ViT"]
 reading = {}
 for name, split in (("upright digits", upright_digits), ("turned digits", digits.test)):
-    images, labels = (part[: 100 if quick else 2000] for part in (split.images, split.labels))
+    images, labels = (
+        part[: 100 if quick else 2000] for part in (split.images, split.labels)
+    )
     reading[name] = {}
     for way, seen in (("as they are", images), ("transposed", images.mT)):
         rate, interval = accuracy(predict(upright_run.model, seen), labels)
@@ -93,7 +95,11 @@ for name, split in (("upright digits", upright_digits), ("turned digits", digits
 # What records of finished runs hold: sections 2, 3, 4 and 7.
 shares = weaknesses.finished(
     mode,
-    [f"fraction/{network}-{percent}" for network in ("p4cnn", "z2cnn") for percent in (10, 100)],
+    [
+        f"fraction/{network}-{percent}"
+        for network in ("p4cnn", "z2cnn")
+        for percent in (10, 100)
+    ],
     setting="data_efficiency",
 )
 rows = weaknesses.efficiency(shares)
@@ -111,9 +117,15 @@ network = [
     and "numba" in row
 ]
 plain_rows = {row["mode"]: row for row in network if "allocator" not in row}
-faster = [row["naive"]["seconds"] / row["numba"]["seconds"] for row in network if row["mode"] == "forward"]
+faster = [
+    row["naive"]["seconds"] / row["numba"]["seconds"]
+    for row in network
+    if row["mode"] == "forward"
+]
 
-watched = weaknesses.finished(mode, ("selection/z2cnn", "selection/p4cnn"), setting="selection")
+watched = weaknesses.finished(
+    mode, ("selection/z2cnn", "selection/p4cnn"), setting="selection"
+)
 optimism = weaknesses.selection(watched)
 gains_of_choice = [row["optimism"] for row in optimism]
 gsa_reported, gevit_reported = weaknesses.published("best on test")
@@ -141,18 +153,23 @@ against_plain = {
 sample = as_float(digits.test.images[: 1 if quick else 3])
 groups = [cyclic(4), cyclic(8)] if quick else [cyclic(n) for n in (4, 8, 12, 16)]
 rungs = {
-    str(group): ladder.ladder(group, sample, 45.0, 1 if quick else 3) for group in groups
+    str(group): ladder.ladder(group, sample, 45.0, 1 if quick else 3)
+    for group in groups
 }
 tables = {"GSA-Nets": gsa_index, "GE-ViT": gevit_index, "Cayley table": cayley_index}
 crop = as_float(digits.test.images[:1])[..., 6:-6, 6:-6]
 broken = {
-    str(group): {name: faults.index_errors(index, group, crop) for name, index in tables.items()}
+    str(group): {
+        name: faults.index_errors(index, group, crop) for name, index in tables.items()
+    }
     for group in (cyclic(4), dihedral(4))
 }
 cheap = dict(heads=1, window=3, attention_dropout=0.0, position="sound", norm_eps=1e-5)
 sides = [72, 88, 96] if quick else list(range(72, 113, 4))
 pools = {
-    "as released": faults.error_by_image_size(GroupAttentionNetConfig.pcam(**cheap), sides),
+    "as released": faults.error_by_image_size(
+        GroupAttentionNetConfig.pcam(**cheap), sides
+    ),
     "without the last pool": faults.error_by_image_size(
         GroupAttentionNetConfig.pcam_corrected(**cheap), sides
     ),
@@ -163,7 +180,10 @@ first = {
         as_float(digits.train.images[:4]),
         digits.train.labels[:4],
     )
-    for name, config in (("released", released), ("stable", GroupAttentionNetConfig.sound()))
+    for name, config in (
+        ("released", released),
+        ("stable", GroupAttentionNetConfig.sound()),
+    )
 }
 
 # %% [markdown]
@@ -179,35 +199,43 @@ answers = [
     (
         "1. Predictions are consistent under quarter turns",
         "yes" if worst_change < 1e-3 and worst_flips == 0 else "partly",
-        f"{', '.join(equivariant)}: the logits change by at most {worst_change:.0e} of the largest",
+        f"{', '.join(equivariant)}: the logits change by at most {worst_change:.0e} "
+        "of the largest",
     ),
     (
         "2. A network with poses needs fewer images",
         "yes" if ahead == len(gain) else "partly" if ahead else "not shown",
-        f"ahead of its twin beyond the interval at {ahead} of {len(gain)} pairs and shares, "
-        + ("one seed each" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds each"),
+        f"ahead of its twin beyond the interval at {ahead} of {len(gain)} pairs and "
+        "shares, "
+        + (
+            "one seed each" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds each"
+        ),
     ),
     (
         "3. Group attention is costly",
         "yes",
-        f"{total / 1e6:.1f} million scores per image over C4, {total / lifting:.0f} times those of the "
+        f"{total / 1e6:.1f} million scores per image over C4, {total / lifting:.0f} "
+        "times those of the "
         f"lifting layer alone",
     ),
     (
         "3. The cost is inherent",
         "partly",
-        f"the same result {min(faster):.0f} to {max(faster):.0f} times faster in one compiled kernel; "
+        f"the same result {min(faster):.0f} to {max(faster):.0f} times faster in one "
+        "compiled kernel; "
         "the growth with the group stays",
     ),
     (
         "4. The reported epoch was chosen on the test images",
         "yes",
-        f"rotMNIST and CIFAR-10; worth {np.mean(gains_of_choice):.2f} points on average in {len(optimism)} small runs",
+        f"rotMNIST and CIFAR-10; worth {np.mean(gains_of_choice):.2f} points on "
+        f"average in {len(optimism)} small runs",
     ),
     (
         "4. GE-ViT is better than GSA-Nets, as published",
         "yes" if gap > 1.96 * noise else "not shown",
-        f"{gap:.2f} points, standard error of a difference {noise:.2f} from the test images alone",
+        f"{gap:.2f} points, standard error of a difference {noise:.2f} from the test "
+        "images alone",
     ),
     (
         "5. Predictions are consistent at all angles",
@@ -218,7 +246,8 @@ answers = [
     (
         "6. GE-ViT, as released, is equivariant under turns and mirrors",
         "no" if d4["GE-ViT"]["group layer"] > 1e-10 else "yes",
-        f"error of a layer over D4 {d4['GE-ViT']['group layer']:.0%} of its largest output, "
+        f"error of a layer over D4 {d4['GE-ViT']['group layer']:.0%} of its largest "
+        "output, "
         f"with the Cayley table {d4['Cayley table']['group layer']:.0e}",
     ),
     (
@@ -230,7 +259,8 @@ answers = [
     (
         "6. The first training step fits half precision",
         "no" if first["released"]["gradient"] > faults.HALF_MAXIMUM else "yes",
-        f"largest gradient {first['released']['gradient']:.1e} as released, {first['stable']['gradient']:.1e} "
+        f"largest gradient {first['released']['gradient']:.1e} as released, "
+        f"{first['stable']['gradient']:.1e} "
         f"with stable positions; half precision ends at {faults.HALF_MAXIMUM:,.0f}",
     ),
     (
@@ -247,7 +277,10 @@ answers = [
     ),
 ]
 table(
-    [dict(zip(("statement", "verdict", "measured here"), answer, strict=True)) for answer in answers],
+    [
+        dict(zip(("statement", "verdict", "measured here"), answer, strict=True))
+        for answer in answers
+    ],
     ["statement", "verdict", "measured here"],
 )
 
@@ -270,7 +303,8 @@ Markdown(
         for label in runs
         if flips[label]["quarter turns"][0] > 0
     )
-    + f" of the images. Images: {', '.join(f'{label} {count}' for label, count in counts.items())}."
+    + f" of the images. Images: "
+    f"{', '.join(f'{label} {count}' for label, count in counts.items())}."
 )
 
 # %% [markdown]
@@ -322,19 +356,26 @@ updates = sorted(
         for record in of_one
     }
 )
-z2cnn = max((row for row in rows if row["network"] == "CNN, Z2CNN"), key=lambda row: row["fraction"])
-reported = next(row["accuracy"] for row in weaknesses.published() if row["model"] == "Z2CNN")
+z2cnn = max(
+    (row for row in rows if row["network"] == "CNN, Z2CNN"),
+    key=lambda row: row["fraction"],
+)
+reported = next(
+    row["accuracy"] for row in weaknesses.published() if row["model"] == "Z2CNN"
+)
 below = reported - 100 * z2cnn["summary"].mean
 Markdown(
     f"Budget: {updates[0]:,}"
     + (f" to {updates[-1]:,}" if len(updates) > 1 else "")
     + f" updates for each network and share; {seeds[0]}"
     + (f" to {seeds[-1]}" if len(seeds) > 1 else "")
-    + f" seeds. Dropout: P4CNN {GCNNConfig.p4cnn().dropout}, Z2CNN {GCNNConfig.z2cnn().dropout}. "
+    + f" seeds. Dropout: P4CNN {GCNNConfig.p4cnn().dropout}, Z2CNN "
+    f"{GCNNConfig.z2cnn().dropout}. "
     f"With all images Z2CNN reaches {z2cnn['summary']}, {abs(below):.1f} points "
     f"{'below' if below > 0 else 'above'} its published {reported} %"
     + (
-        ": this budget is too short for it, and its gains on the right are upper bounds."
+        ": this budget is too short for it, and its gains on the right are upper "
+        "bounds."
         if below > 1
         else "."
     )
@@ -349,7 +390,9 @@ Markdown(
             for row in gain
             if row["network"] == network
         )
-        for network, twin in dict.fromkeys((row["network"], row["twin"]) for row in gain)
+        for network, twin in dict.fromkeys(
+            (row["network"], row["twin"]) for row in gain
+        )
     )
 )
 
@@ -438,15 +481,28 @@ table(
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-growth", "caption": "Measured time of one group attention layer against the order of the group (14×14 pixels) and against the side of the map (C4). Lines: power laws fitted to the five largest sizes. From the record of a benchmark."}, "image": {"alt": "Two log-log panels with straight rising lines. On the left the formula and the kernel, on the right those and global attention, which rises more steeply."}}
 grown = weaknesses.benchmark("growth")["measurements"]
-called = {"naive": "window, formula", "numba": "window, kernel", "global": "global, formula"}
+called = {
+    "naive": "window, formula",
+    "numba": "window, kernel",
+    "global": "global, formula",
+}
 panels = {}
-for varied, axis in (("order", "order of the group"), ("side", "side of the map (pixels)")):
+for varied, axis in (
+    ("order", "order of the group"),
+    ("side", "side of the map (pixels)"),
+):
     panels[axis] = {}
-    for backend in dict.fromkeys(row["backend"] for row in grown if row["varied"] == varied):
-        some = [row for row in grown if (row["varied"], row["backend"]) == (varied, backend)]
+    for backend in dict.fromkeys(
+        row["backend"] for row in grown if row["varied"] == varied
+    ):
+        some = [
+            row for row in grown if (row["varied"], row["backend"]) == (varied, backend)
+        ]
         sizes = np.array([row[varied] for row in some], dtype=float)
         seconds = np.array([min(row["seconds"]) for row in some])
-        fit = weaknesses.power_law(sizes[-5:], seconds[-5:])  # small sizes pay for overhead
+        fit = weaknesses.power_law(
+            sizes[-5:], seconds[-5:]
+        )  # small sizes pay for overhead
         panels[axis][called[backend]] = (sizes, seconds, fit)
 figures.growth(panels)
 # %% [markdown]
@@ -480,7 +536,11 @@ gigabytes = {
     / 1e9
     * np.array(
         [
-            sum(weaknesses.layer_scores(replace(released, group=group, image_size=n)).values())
+            sum(
+                weaknesses.layer_scores(
+                    replace(released, group=group, image_size=n)
+                ).values()
+            )
             for n in image_sides
         ]
     )
@@ -511,12 +571,18 @@ assert 100 * (best["watched"] - chosen["watched"]) == run_shown["optimism"] >= 0
 figures.selection(curve, optimism, gap)
 # %% tags=["hide-input"]
 Markdown(
-    f"Optimism in {len(optimism)} runs: mean {np.mean(gains_of_choice):.2f} points, from "
-    f"{min(gains_of_choice):.2f} to {max(gains_of_choice):.2f}. It cannot be negative, so it has no "
-    f"interval around zero. Published, both chosen on test: GSA-Nets {gsa_reported['accuracy']} %, GE-ViT "
-    f"{gevit_reported['accuracy']} %, a gap of {gap:.2f} points or {gap / 100 * test_images:.0f} of "
-    f"{test_images:,} test images. The test images alone give such a difference a standard error of "
-    f"{noise:.2f} points; one run each would have shown a true difference of {(1.96 + 0.84) * noise:.2f} "
+    f"Optimism in {len(optimism)} runs: mean {np.mean(gains_of_choice):.2f} points, "
+    "from "
+    f"{min(gains_of_choice):.2f} to {max(gains_of_choice):.2f}. It cannot be "
+    "negative, so it has no "
+    f"interval around zero. Published, both chosen on test: GSA-Nets "
+    f"{gsa_reported['accuracy']} %, GE-ViT "
+    f"{gevit_reported['accuracy']} %, a gap of {gap:.2f} points or "
+    f"{gap / 100 * test_images:.0f} of "
+    f"{test_images:,} test images. The test images alone give such a difference a "
+    "standard error of "
+    f"{noise:.2f} points; one run each would have shown a true difference of "
+    f"{(1.96 + 0.84) * noise:.2f} "
     "points with a probability of 80 %."
 )
 
@@ -602,10 +668,14 @@ fault_figures.transposed(as_float(upright_digits.images[:8, 0]).numpy(), reading
 # %% tags=["hide-input"]
 evidence = weaknesses.elsewhere("draft's ViT")
 Markdown(
-    "What the order of the numbers rests on: the official archive was not available when this was "
-    f"written. {evidence['code'].capitalize()}, trained on files read row by row, classify "
-    f"{evidence['transposed']:.1%} of {evidence['images']} turned MNIST digits correctly when they are "
-    f"transposed, and {evidence['as_they_are']:.1%} as they are; this was measured apart from this "
+    "What the order of the numbers rests on: the official archive was not available "
+    "when this was "
+    f"written. {evidence['code'].capitalize()}, trained on files read row by row, "
+    "classify "
+    f"{evidence['transposed']:.1%} of {evidence['images']} turned MNIST digits "
+    "correctly when they are "
+    f"transposed, and {evidence['as_they_are']:.1%} as they are; this was measured "
+    "apart from this "
     "book. A test compares the archive with MNIST as soon as it is there."
 )
 
@@ -634,13 +704,16 @@ trained_errors = {
         run.model, as_float(digits.test.images[:8]), run.model.config.group
     )
     for label, run in group_networks.items()
-    if isinstance(run.model.config, GroupAttentionNetConfig) and run.model.config.group.order > 1
+    if isinstance(run.model.config, GroupAttentionNetConfig)
+    and run.model.config.group.order > 1
 }
 Markdown(
     "Trained networks with a record, change of the logits on 8 test digits: "
     + ", ".join(f"{label} {error:.0e}" for label, error in trained_errors.items())
-    + f". In {public['code']} the broken table changes the logits by {public['logits']:.1%} and the "
-    f"answers to {public['answers_changed']} of {public['images']} digits (measured apart from this book): the fault "
+    + f". In {public['code']} the broken table changes the logits by "
+    f"{public['logits']:.1%} and the "
+    f"answers to {public['answers_changed']} of {public['images']} digits (measured "
+    "apart from this book): the fault "
     "is certain, its weight in a trained network can be small."
 )
 
@@ -674,7 +747,8 @@ fault_figures.size_rule(pools, 96)
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-first-step", "caption": "Top: three features of each untrained encoding along a row of the window. Bottom: the largest gradient of the positional networks and the loss in the first training step, as released and with stable positions, a mean over places and scaled scores. Dashed: the largest number of half precision."}, "image": {"alt": "The released encoding is a step at zero, the stable one smooth curves. The released bars are many orders of magnitude taller and cross the dashed line."}}
 offsets = torch.linspace(-1, 1, 81)
 encodings = {
-    name: x.detach().numpy() for name, x in faults.encodings_along_a_row(offsets).items()
+    name: x.detach().numpy()
+    for name, x in faults.encodings_along_a_row(offsets).items()
 }
 fault_figures.positions(offsets.numpy(), encodings, first, faults.HALF_MAXIMUM)
 # %% [markdown]
@@ -692,7 +766,8 @@ fault_figures.positions(offsets.numpy(), encodings, first, faults.HALF_MAXIMUM)
 # %% tags=["hide-input"]
 training = EXPERIMENTS["attention/plain"].training
 wanted = {
-    label: EXPERIMENTS[f"attention/{name}"].seeds for name, label in weaknesses.ATTENTION.items()
+    label: EXPERIMENTS[f"attention/{name}"].seeds
+    for name, label in weaknesses.ATTENTION.items()
 }
 have = {label: len(of_attention.get(label, [])) for label in wanted}
 missing = [
@@ -701,15 +776,23 @@ missing = [
     if count < wanted[label]
 ]
 Markdown(
-    f"{training.epochs} epochs of all 10,000 training images, batch {training.batch_size}, "
-    f"{training.optimizer.capitalize()} at a rate falling from {training.learning_rate:g}, no augmentation; the epoch "
+    f"{training.epochs} epochs of all 10,000 training images, batch "
+    f"{training.batch_size}, "
+    f"{training.optimizer.capitalize()} at a rate falling from "
+    f"{training.learning_rate:g}, no augmentation; the epoch "
     "is chosen on the 2,000 validation images. "
-    + (f"Runs not finished: {', '.join(missing)}." if missing else "All runs are finished.")
+    + (
+        f"Runs not finished: {', '.join(missing)}."
+        if missing
+        else "All runs are finished."
+    )
 )
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attention", "caption": "Four attention networks that differ in their group or index table alone. Left: validation accuracy after each epoch, a line for each seed. Right: test accuracy with 95 % intervals, over seeds for three or more, else over the test images. Rotated MNIST, finished runs only."}, "image": {"alt": "Left: rising curves for each finished run. Right: a dot with an interval for each network."}}
 curves = {
-    label: [np.array([epoch["accuracy"] for epoch in record["curve"]]) for record in of_one]
+    label: [
+        np.array([epoch["accuracy"] for epoch in record["curve"]]) for record in of_one
+    ]
     for label, of_one in of_attention.items()
 }
 summaries = {label: records.summarize(of_one) for label, of_one in of_attention.items()}
@@ -717,13 +800,15 @@ figures.attention_networks(curves, summaries)
 # %% tags=["hide-input"]
 Markdown(
     "  \n".join(
-        f"{label} over attention without a group: {each}, {'shown' if each.shown else 'not shown'} "
+        f"{label} over attention without a group: {each}, "
+        f"{'shown' if each.shown else 'not shown'} "
         + (
             f"over {have[label]} seeds"
             if each.kind == "seeds"
             else "for these seeds: the interval counts images only"
         )
-        + f"; a true difference of {each.detectable:.2f} points would have been shown with a probability of 80 %."
+        + f"; a true difference of {each.detectable:.2f} points would have been "
+        "shown with a probability of 80 %."
         for label, each in against_plain.items()
     )
     or "No finished pair of runs yet, so there is no difference to report."
@@ -738,13 +823,20 @@ Markdown(
 # The recipe was chosen once, for the network without a group, in trials of 4 epochs, on validation images.
 
 # %% tags=["hide-input"]
-trials = weaknesses.finished(mode, ("attention_recipe/chosen",), setting="attention_recipe")
-trial_of = {experiment.method: of_one[0] for experiment, of_one in records.by_experiment(trials).items()}
+trials = weaknesses.finished(
+    mode, ("attention_recipe/chosen",), setting="attention_recipe"
+)
+trial_of = {
+    experiment.method: of_one[0]
+    for experiment, of_one in records.by_experiment(trials).items()
+}
 table(
     [
         {
             "trial": experiment.method,
-            "validation accuracy": str(records.summarize([trial_of[experiment.method]], split="validation"))
+            "validation accuracy": str(
+                records.summarize([trial_of[experiment.method]], split="validation")
+            )
             if experiment.method in trial_of
             else "not finished",
         }
@@ -762,11 +854,15 @@ table(
 # positions here and differs from the others in more than its table.
 
 # %% tags=["hide-input"]
-starts = weaknesses.finished(mode, ("rotmnist/gsa-c4-tenth",), fraction=0.1, setting=None)
+starts = weaknesses.finished(
+    mode, ("rotmnist/gsa-c4-tenth",), fraction=0.1, setting=None
+)
 table(
     [
         {
-            "network": experiment.about.removesuffix(", on a tenth of the training images"),
+            "network": experiment.about.removesuffix(
+                ", on a tenth of the training images"
+            ),
             "epochs": len(of_one[0]["curve"]),
             "test accuracy": str(records.summarize(of_one)),
         }
@@ -794,8 +890,7 @@ table(
 # %%
 exercise1 = Exercise(
     lambda scores: (
-        scores(4, 9, 9, 28)
-        == weaknesses.layer_scores(released)["group layer 1, 28×28"]
+        scores(4, 9, 9, 28) == weaknesses.layer_scores(released)["group layer 1, 28×28"]
     )
 )
 exercise1(...)

@@ -27,13 +27,17 @@ from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, find, records
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import LiftingConv
-from e2vit.layers.filters import nearest_basis, turned_basis
+from e2vit.layers.filters import turned_basis
 from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.testing import randomized
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures, measure
-from e2vit_book.hybrid.turning import turning_error, with_nearest_filters
+from e2vit_book.hybrid.turning import (
+    nearest_basis,
+    turning_error,
+    with_nearest_filters,
+)
 from e2vit_book.style import drawing
 from e2vit_book.weaknesses.measure import benchmark
 from einops import einsum, rearrange

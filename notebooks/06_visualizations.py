@@ -30,7 +30,7 @@ from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import EXPERIMENTS, default_mode, run, seeds_present
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 from e2vit.models import Symmetrized
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.training.fine_tuning import FineTuneConfig, fine_tune

@@ -6,8 +6,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 
+from conftest import untyped
 from e2vit.actions import (
     act,
+    act_tokens,
     equivariance_error,
     exact_elements,
     invariance_error,
@@ -46,7 +48,7 @@ def test_element_one_is_a_quarter_turn_counter_clockwise():
 @example(dihedral(4), 3)  # mirrors along both diagonals
 @example(cyclic(4), 4)
 def test_a_left_action_by_pixel_permutations(group, side):
-    for x in (images(2, 3, side, side), images(1, 2, group.order, side, side), images(2, side * side, 3)):
+    for x in (images(2, 3, side, side), images(1, 2, group.order, side, side), images(3, side, side)):
         for g in range(group.order):
             for h in range(group.order):
                 assert torch.equal(act(group, g, act(group, h, x)), act(group, int(group.product[g, h]), x))
@@ -83,17 +85,45 @@ def test_exact_elements_are_the_quarter_turns_and_mirrors():
 def test_tokens_move_as_the_image_they_are():
     x = images(2, 3, 6, 6)
     tokens = x.flatten(2).transpose(1, 2)
-    moved = act(dihedral(4), 5, tokens)
+    moved = act_tokens(dihedral(4), 5, tokens)
     assert torch.equal(moved.transpose(1, 2).unflatten(2, (6, 6)), act(dihedral(4), 5, x))
     lifted = images(2, 3, 4, 6, 6)
     tokens = lifted.flatten(2).transpose(1, 2)
-    moved = act(cyclic(4), 3, tokens, lifted=True)
+    moved = act_tokens(cyclic(4), 3, tokens, lifted=True)
     assert torch.equal(moved.transpose(1, 2).unflatten(2, (4, 6, 6)), act(cyclic(4), 3, lifted))
 
 
 def test_the_orbit_is_in_element_order():
     x = images(1, 2, 5, 5)
     assert all(torch.equal(view, act(dihedral(4), g, x)) for g, view in enumerate(orbit(dihedral(4), x)))
+
+
+@pytest.mark.parametrize("group", [cyclic(4), dihedral(4), cyclic(8), dihedral(3)], ids=str)
+def test_one_image_without_a_batch_axis_is_an_image(group):
+    """Its sides are such that as tokens it would be a square grid, too."""
+    x = images(3, 9, 9)
+    assert torch.equal(act(cyclic(4), 1, x), torch.rot90(x, 1, (-2, -1)))
+    for g in range(group.order):
+        assert torch.equal(act(group, g, x), act(group, g, x[None])[0])
+        assert not torch.equal(act_tokens(group, g, x), act(group, g, x)) or g == 0
+    assert torch.equal(orbit(group, x), orbit(group, x[None])[:, 0])
+    assert torch.equal(rotate(x, 30), rotate(x[None], 30)[0]) and torch.equal(
+        rotate(x, 90), torch.rot90(x, 1, (-2, -1))
+    )
+
+
+@pytest.mark.parametrize(
+    "call", [lambda group: act(group, 0, images(1, 3, 3)), lambda group: orbit(group, images(1, 3, 3))]
+)
+@pytest.mark.parametrize("group", [4, "C4", cyclic])
+def test_what_is_not_a_group_is_named(call, group):
+    with untyped(), pytest.raises(TypeError, match=r"a group is an object such as cyclic\(4\) or dihedral\(4\), not"):
+        call(group)
+
+
+def test_a_numpy_array_is_named():
+    with untyped(), pytest.raises(TypeError, match="a torch tensor, not ndarray"):
+        act(cyclic(4), 1, images(1, 1, 3, 3).numpy())
 
 
 def test_rotate_agrees_with_act_and_takes_an_angle_for_each_image():
@@ -153,8 +183,10 @@ def test_errors_are_relative_and_see_a_broken_symmetry():
         (lambda: act(cyclic(4), 4, images(1, 1, 3, 3)), "not in C4"),
         (lambda: act(cyclic(4), 1, images(1, 1, 3, 4)), "square image"),
         (lambda: act(cyclic(4), 1, images(1, 1, 3, 5, 5)), "pose axis has length 3"),
-        (lambda: act(cyclic(4), 1, images(1, 10, 2)), "square grid"),
-        (lambda: act(cyclic(4), 1, images(3, 3)), "3 .tokens., 4"),
+        (lambda: act_tokens(cyclic(4), 1, images(1, 10, 2)), "10 tokens are not 1 square grid"),
+        (lambda: act(cyclic(4), 1, images(3, 3)), r"3 axes \(one image\), 4 axes \(images\), 5 .*got shape \(3, 3\)"),
+        (lambda: rotate(images(1, 1, 4, 3, 3), 30), r"4 axes \(images\), got shape"),
+        (lambda: rotate(torch.zeros(1, 5, 5, dtype=torch.uint8), 30), "float first"),
         (lambda: act(cyclic(8), 1, torch.zeros(1, 1, 5, 5, dtype=torch.uint8)), "float first"),
         (lambda: is_exact(4, 9), "larger than the padded map"),
         (lambda: is_exact(0, 1), "start at 1"),

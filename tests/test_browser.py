@@ -1,11 +1,11 @@
-"""Every page of the built book in headless Chromium, its folds opened: no error, no outside request, legible on a phone."""
+"""Every page of the built book in headless Chromium: no error, no outside request, legible on a phone."""
 
 import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import vendor
+import selfcontained
 import yaml
 
 from conftest import ROOT, require
@@ -72,7 +72,7 @@ def picture(browser, name: str, kind: str) -> None:
 
 
 def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
-    require(vendor.is_vendored(), "npm, and so the vendored scripts,")
+    require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
     facts = browser.execute_script(FACTS)
     assert page.errors == []
     assert [url for url in page.requests if not url.startswith((site, "data:", "blob:", "chrome"))] == []
@@ -143,7 +143,7 @@ look();
 
 
 def test_a_fold_opens_by_keyboard_and_its_formulas_are_set_then(browser, site):
-    require(vendor.is_vendored(), "npm, and so the vendored scripts,")
+    require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
     browser.get(f"{site}/notebooks/02_positional_encodings.html")
     formulas = (
         "const inside = [...document.querySelectorAll('details.deeper .math')];"

@@ -10,9 +10,9 @@ from conftest import require
 from e2vit.capture import capture, fused_weights
 from e2vit.groups import cyclic, dihedral
 from e2vit.kernels.reference import windows
-from e2vit.layers.sequence import MultiHeadAttention
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit.testing import randomized
 
 SEED = torch.Generator().manual_seed(7)
@@ -28,7 +28,9 @@ def hybrid(attention: str) -> HybridViT:
 
 def vit(readout: str = "mean") -> ViT:
     return randomized(
-        ViT(ViTConfig(image_size=12, channels=3, classes=5, patch_size=4, width=6, depth=2, heads=2, readout=readout))
+        ViT(
+            ViTConfig(image_size=12, in_channels=3, classes=5, patch_size=4, width=6, depth=2, heads=2, readout=readout)
+        )
     )
 
 
@@ -120,8 +122,8 @@ def test_group_attention_gives_the_output_of_the_layer():
     value = rearrange(value, "b (head d) g y x -> b head d g y x", head=2)
     mixed = einsum(
         seen.attention["lifting"],
-        windows(F.pad(value, (1,) * 4), 3),
-        "b head v g m o y x, b head d m o y x -> b head d v y x",
+        windows(F.pad(value, (1,) * 4), 3).flatten(-2),
+        "b head v g m o y x, b head d m y x o -> b head d v y x",
     )
     out = model.lifting.out(rearrange(mixed, "b head d v y x -> b (head d) v y x"))
     assert (out - seen.features["lifting"]).abs().max() < 1e-10
@@ -139,13 +141,10 @@ def test_without_the_bias_the_weights_are_others():
     assert (with_bias.attention["blocks.0.attention"] - without.attention["blocks.0.attention"]).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("fused", [True, False])
-def test_a_strangers_vit_from_timm(fused):
+def test_a_strangers_vit_from_timm():
     timm = pytest.importorskip("timm")
     model = timm.create_model("vit_tiny_patch16_224", img_size=12, patch_size=4, embed_dim=12, num_heads=3, depth=2)
     model = randomized(model)
-    for block in model.blocks:
-        block.attn.fused_attn = fused
     with capture(model, ["blocks.1.attn", "blocks.1.attn.qkv"]) as seen:
         model(images(12, channels=3))
     assert list(seen.attention) == ["blocks.1.attn"]
@@ -168,17 +167,30 @@ def test_torch_multi_head_attention(grad):
     assert not seen.attention[name].requires_grad
 
 
-def test_a_softmax_written_out():
+def test_attention_to_another_sequence():
     layer = randomized(MultiHeadAttention(6, 2))
     x, memory = (torch.randn(3, n, 6, generator=SEED, dtype=torch.float64) for n in (4, 5))
     with capture(layer) as seen:
         out = layer(x, memory)
-    mixed = einsum(
-        seen.attention[""],
-        rearrange(layer.value(memory), "b key (head d) -> b head key d", head=2),
-        "b head query key, b head key d -> b head query d",
-    )
-    assert (layer.out(rearrange(mixed, "b head query d -> b query (head d)")) - out).abs().max() < 1e-10
+    value = rearrange(layer.qkv(memory).chunk(3, -1)[2], "b key (head d) -> b head key d", head=2)
+    mixed = rearrange(seen.attention[""] @ value, "b head query d -> b query (head d)")
+    assert (layer.out(mixed) - out).abs().max() < 1e-10
+
+
+def test_a_softmax_that_is_a_layer():
+    class Scores(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.normalize = nn.Softmax(dim=-1)
+
+        def forward(self, x):
+            return self.normalize(x @ x.mT) @ x
+
+    x = torch.randn(3, 5, 6, generator=SEED, dtype=torch.float64)
+    layer = nn.Sequential(Scores())
+    with capture(layer, ["0"]) as seen:
+        out = layer(x)
+    assert (seen.attention["0"] @ x - out).abs().max() < 1e-12
 
 
 @pytest.mark.parametrize(

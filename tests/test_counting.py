@@ -1,25 +1,22 @@
-"""Attention scores, counted while a model runs, against formulas written by hand."""
+"""The attention scores that a configuration names are those that its model computes."""
 
 import pytest
 import torch
 
+from e2vit.capture import capture
 from e2vit.groups import cyclic, dihedral
-from e2vit.layers import LocalGroupSelfAttention
 from e2vit.models import (
-    GCNN,
+    MODELS,
     GCNNConfig,
-    GroupAttentionNet,
     GroupAttentionNetConfig,
-    HybridViT,
     HybridViTConfig,
-    Symmetrized,
-    ViT,
+    PooledHybridConfig,
+    SymmetrizedConfig,
     ViTConfig,
 )
-from e2vit.models.counting import attention_scores
 
-DIGIT = torch.zeros(1, 1, 28, 28)
 SIDES = (28, 28, 24, 12, 8, 6)  # maps of the lifting layer and of the five group layers of the released network
+SMALL = {"image_size": 8, "channels": 8, "heads": 2, "window": 3, "blocks": (1, 1), "crops": (0, 1)}
 
 
 def released(order: int, window: int = 9, power: int = 3) -> int:
@@ -27,36 +24,32 @@ def released(order: int, window: int = 9, power: int = 3) -> int:
 
 
 @pytest.mark.parametrize(
-    "model, expected",
+    "config",
     [
-        (ViT(ViTConfig()), 6 * 4 * 49**2),
-        (ViT(ViTConfig(readout="class_token", depth=1)), 4 * 50**2),
-        (
-            HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), attention="within_pose")),
-            3 * 2 * 4 * 49**2,
-        ),
-        (
-            HybridViT(HybridViTConfig(heads=2, depth=3, width=8, stem=(2, 4, 4), group=dihedral(4))),
-            3 * 2 * (8 * 49) ** 2,
-        ),
-        (GCNN(GCNNConfig.p4cnn()), 0),
-        (Symmetrized(ViT(ViTConfig(depth=1)), cyclic(16), interpolation="bilinear"), 16 * 4 * 49**2),
-        (GroupAttentionNet(GroupAttentionNetConfig()), released(4)),
-        (GroupAttentionNet(GroupAttentionNetConfig(group=dihedral(4), window=5)), released(8, window=5)),
-        (GroupAttentionNet(GroupAttentionNetConfig(query_pose="diagonal")), released(4, power=2)),
+        ViTConfig(image_size=12, width=8, depth=3, heads=2),
+        ViTConfig(image_size=12, width=8, depth=1, heads=2, readout="class_token"),
+        HybridViTConfig(image_size=12, heads=2, depth=3, width=8, stem=(2, 4), attention="within_pose"),
+        HybridViTConfig(image_size=12, heads=2, depth=1, width=8, stem=(2, 4), group=dihedral(4)),
+        GCNNConfig.p4cnn().tiny(),
+        GroupAttentionNetConfig(group=dihedral(2), **SMALL),
+        GroupAttentionNetConfig(query_pose="diagonal", **SMALL),
+        PooledHybridConfig(HybridViTConfig(image_size=12, stem=(2, 4)), channels=8, heads=1, layers=1, window=3),
     ],
-    ids=["vit", "class token", "hybrid", "joint", "gcnn", "16 views", "c4", "d4", "diagonal"],
+    ids=["vit", "class token", "within a pose", "joint", "gcnn", "group attention", "diagonal", "pooled"],
 )
-def test_the_count_is_that_of_the_formula(model, expected):
-    assert attention_scores(model, DIGIT) == expected
-    assert model.training and not any(module._forward_hooks for module in model.modules())
+def test_a_configuration_names_the_scores_that_its_model_computes(config):
+    model = MODELS[type(config)](config)
+    with capture(model) as seen:
+        model.eval()(torch.zeros(1, 1, config.image_size, config.image_size))
+    assert sum(weights.numel() for weights in seen.attention.values()) == config.attention_scores
 
 
-def test_two_images_have_twice_the_scores():
-    assert attention_scores(ViT(), torch.zeros(2, 1, 28, 28)) == 2 * attention_scores(ViT(), DIGIT)
-
-
-def test_the_lifting_layer_of_the_published_count_and_the_layer_after_it():
-    lifting = LocalGroupSelfAttention(cyclic(4), channels=1, heads=9, head_dim=10, window=9, lifting=True)
-    assert attention_scores(lifting, DIGIT) == 81 * 28 * 28 * 9 * 4 == 2_286_144
-    assert released(4) > 33 * 2_286_144
+def test_the_published_count():
+    assert GroupAttentionNetConfig().attention_scores == released(4)
+    assert GroupAttentionNetConfig(group=dihedral(4), window=5).attention_scores == released(8, window=5)
+    assert GroupAttentionNetConfig(query_pose="diagonal").attention_scores == released(4, power=2)
+    assert GroupAttentionNetConfig(window_shape="disc").attention_scores * 81 == released(4) * 69
+    assert released(4) > 33 * 81 * 28 * 28 * 9 * 4  # the lifting layer alone
+    assert ViTConfig().attention_scores == 6 * 4 * 49**2
+    views = SymmetrizedConfig(ViTConfig(), cyclic(16), interpolation="bilinear")
+    assert views.attention_scores == 16 * ViTConfig().attention_scores

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from e2vit.actions import act, rotate
 from e2vit.capture import capture
 from e2vit.groups import cayley_index, cyclic, dihedral, gsa_index
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.testing import randomized

@@ -56,7 +56,7 @@ def test_image_sizes_that_break_the_rule_are_refused_with_sizes_that_work():
         GCNNConfig.p4cnn(image_size=16)
     with pytest.raises(ValueError, match="this model takes"):
         GCNN(GCNNConfig.p4cnn().tiny())(torch.zeros(1, 1, 24, 24))
-    with pytest.raises(ValueError, match="at least one layer"):
+    with pytest.raises(ValueError, match=r"widths takes one or more whole numbers from 1 on, not \(\)"):
         GCNNConfig(widths=())
 
 

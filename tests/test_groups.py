@@ -5,6 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import conjugated, relabeled, untyped
 from e2vit.groups import cayley_index, cyclic, dihedral, from_matrices, is_diagonal_invariant, relative_elements
 
 groups = st.one_of(st.integers(1, 16).map(cyclic), st.integers(1, 8).map(dihedral))
@@ -65,7 +66,7 @@ def test_an_index_of_absolute_elements_breaks_it():
 
 def test_matrices_that_form_no_group_are_refused():
     eighth = cyclic(8).matrices[:3]
-    with pytest.raises(ValueError, match="no group"):
+    with pytest.raises(ValueError, match="not a group"):
         from_matrices("eighth", eighth)
     with pytest.raises(ValueError, match="identity"):
         from_matrices("shifted", cyclic(4).matrices.roll(1, 0))
@@ -73,8 +74,52 @@ def test_matrices_that_form_no_group_are_refused():
         from_matrices("twice", cyclic(2).matrices.repeat(2, 1, 1))
 
 
-@pytest.mark.parametrize("n", [0, -3, True])
+@pytest.mark.parametrize(
+    "matrices",
+    [torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, -1.0]]]), 2 * torch.eye(2)[None]],
+    ids=["a mirror along a slanted axis", "a stretch"],
+)
+def test_matrices_that_are_not_orthogonal_are_refused(matrices):
+    with pytest.raises(ValueError, match="not all orthogonal"):
+        from_matrices("sheared", matrices.double())
+
+
+@pytest.mark.parametrize(
+    "group", [cyclic(1), cyclic(4), cyclic(7), cyclic(12), dihedral(1), dihedral(4), dihedral(6)], ids=str
+)
+def test_single_precision_makes_the_same_group(group):
+    single = from_matrices("single", group.matrices.float())
+    assert single == group and single.matrices.dtype == torch.float64
+    assert (single.matrices - group.matrices).abs().max() < 1e-15
+    tilted = conjugated(group, 10.0)
+    assert (from_matrices("tilted", tilted.matrices.float()).matrices - tilted.matrices).abs().max() < 1e-6
+
+
+def test_groups_are_equal_by_their_matrices_and_never_by_their_names():
+    group = dihedral(4)
+    assert from_matrices("another name", group.matrices) == group
+    assert hash(from_matrices("another name", group.matrices)) == hash(group)
+    for other in (conjugated(group, 45 / 2), relabeled(group, 3), cyclic(8)):
+        assert from_matrices("D4", other.matrices) != group
+    assert group != "D4" and {group: 1, conjugated(group, 45 / 2): 2}[group] == 1
+
+
+@few
+@given(groups, st.integers(0, 99), st.sampled_from([0.0, 10.0, 45.0, 90.0]))
+def test_the_turn_and_the_mirror_of_an_element_are_read_from_its_matrix(group, seed, degrees):
+    group = relabeled(conjugated(group, degrees), seed)
+    for g, matrix in enumerate(group.matrices):
+        mirrored, turn = group.mirror_and_degrees(g)
+        angle = torch.tensor(turn, dtype=torch.float64).deg2rad()
+        rotation = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
+        flip = torch.tensor([-1.0 if mirrored else 1.0, 1.0], dtype=torch.float64)
+        assert (rotation * flip - matrix).abs().max() < 1e-12 and 0 <= turn < 360
+    assert cyclic(8).mirror_and_degrees(2) == (False, 90.0)
+
+
+@pytest.mark.parametrize("n", [0, -3, True, 4.0, "C4"])
 def test_an_impossible_order_is_named(n):
+    cyclic(1), dihedral(4)  # equal to True and 4.0, and remembered
     for make in (cyclic, dihedral):
-        with pytest.raises(ValueError, match="at least 1"):
+        with untyped(), pytest.raises(ValueError, match="at least 1"):
             make(n)

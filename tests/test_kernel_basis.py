@@ -14,9 +14,9 @@ from e2vit.layers.filters import (
     STEPS,
     WIDTH,
     grid_points,
-    nearest_basis,
     turned_basis,
 )
+from e2vit_book.hybrid.turning import nearest_basis
 
 
 def rings(x: float, y: float, radius: float) -> list[float]:

@@ -7,8 +7,8 @@ import re
 import live
 import numpy as np
 import pytest
+import selfcontained
 import torch
-import vendor
 from selenium.webdriver import ActionChains, Keys
 
 from conftest import ROOT, require
@@ -36,7 +36,7 @@ def pixels(digit: dict) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def page(browser, site):
     """The live page with its networks loaded."""
-    require(vendor.is_vendored() and not live.missing(), "npm or onnx, and so the networks of the live page,")
+    require(selfcontained.is_vendored() and not live.missing(), "npm or onnx, and so the networks of the live page,")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get_log("browser")
     browser.get(f"{site}/book/live.html")
@@ -282,7 +282,7 @@ def test_no_error_on_the_way(page):
 
 
 def test_without_networks_the_page_says_so(browser, site, built):
-    require(vendor.is_vendored(), "npm, and so the vendored scripts,")
+    require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
     path = built / "_static" / "vendor" / "live" / "models.json"
     hidden = path.with_name("away.json")
     if path.exists():

@@ -12,11 +12,10 @@ from torch import nn
 from e2vit.actions import act
 from e2vit.groups import cyclic
 from e2vit.layers import LocalGroupSelfAttention
-from e2vit.layers.block import Attention, Block
-from e2vit.layers.group_block import GroupBlock
-from e2vit.layers.pose_attention import GroupLinear, PoseAttention, PoseBlock
-from e2vit.layers.readout import PoseReadout
-from e2vit.layers.sequence import MultiHeadAttention
+from e2vit.layers.pose import GroupLinear, PoseAttention, PoseBlock, PoseReadout
+from e2vit.models.group_attention_net import GroupBlock
+from e2vit.models.transformer import MultiHeadAttention
+from e2vit.models.vit import Block
 from e2vit.testing import randomized
 
 POSITIONS, MODES = st.sampled_from(["bias", "rotary", "none"]), st.sampled_from(["joint", "within_pose"])
@@ -85,16 +84,14 @@ LAYERS = {
         turned_tokens,
     ),
     "readout": (
-        lambda g, draw, width, heads, side: PoseReadout(
-            g, draw(st.sampled_from(["mean", "mean_max"] + ["bispectrum"] * (g == cyclic(g.order))))
-        ),
+        lambda g, draw, width, heads, side: PoseReadout(draw(st.sampled_from(["mean", "mean_max"]))),
         "poses",
         turned_poses,
         unchanged,
     ),
     "group block": (
         lambda g, draw, width, heads, side: GroupBlock(
-            LocalGroupSelfAttention(g, width, heads, 2, window=3, out_channels=width + 2, backend="torch"),
+            LocalGroupSelfAttention(g, width, heads, 2, window=3, out_channels=width + 2, backend="reference"),
             width,
             width + 2,
             draw(st.integers(0, 1)),
@@ -105,9 +102,14 @@ LAYERS = {
         turned_maps,
         turned_maps,
     ),
-    "attention": (lambda g, draw, width, heads, side: Attention(width, heads), "token", shuffled, shuffled),
+    "attention": (lambda g, draw, width, heads, side: MultiHeadAttention(width, heads), "token", shuffled, shuffled),
     "block": (lambda g, draw, width, heads, side: Block(width, heads), "token", shuffled, shuffled),
-    "sequence": (lambda g, draw, width, heads, side: AskingItself(width, heads), "token", shuffled, shuffled),
+    "attention to itself": (
+        lambda g, draw, width, heads, side: AskingItself(width, heads),
+        "token",
+        shuffled,
+        shuffled,
+    ),
 }
 SLOW = ("group block",)
 

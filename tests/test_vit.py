@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from e2vit.layers.block import Block
 from e2vit.models import ViT, ViTConfig
+from e2vit.models.vit import Block
 
-SHAPE = {"image_size": 12, "channels": 2, "classes": 5, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
+SHAPE = {"image_size": 12, "in_channels": 2, "classes": 5, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
 
 
 def test_positions_that_begin_as_waves_are_alike_where_patches_are_near():

@@ -11,48 +11,73 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
-from e2vit.groups import FiniteGroup
+from e2vit.groups import FiniteGroup, check_group
 
 
-def act(group: FiniteGroup, g: int, x: Tensor, *, lifted: bool = False) -> Tensor:
+def act(group: FiniteGroup, g: int, x: Tensor) -> Tensor:
     """The element g applied to x.
 
-    x: (batch, channel, height, width), an image; (batch, channel, element, height, width), a lifted map; or
-       (batch, token, d), the tokens of a square grid, row by row.
-    lifted: for tokens only: they are ``group.order`` such grids, one after the other, one for each pose.
+    x: (batch, channel, height, width), images; (channel, height, width), one image; or (batch, channel, element,
+       height, width), lifted maps. Tokens have a call of their own, ``act_tokens``.
     Error: none where ``moves_pixels_exactly(group, g)``: pixels are permuted. Elsewhere bilinear about the center,
        zero outside, and not invertible.
     Source: Cohen and Welling (2016), with our sign convention.
     """
+    check_group(group)
     if not 0 <= g < group.order:
         raise ValueError(f"element {g} is not in {group}: its elements are 0 to {group.order - 1}")
-    if x.ndim == 4:
+    _check_axes(x, 3, 4, 5)
+    if x.ndim < 5:
         return _act_on_plane(group, g, x)
-    if x.ndim == 5:
-        if x.shape[2] != group.order:
-            raise ValueError(f"the pose axis has length {x.shape[2]}, but {group} has {group.order} elements")
-        return _act_on_plane(group, g, _permute_poses(group, g, x).flatten(1, 2)).unflatten(1, x.shape[1:3])
-    if x.ndim == 3:
-        return _act_on_tokens(group, g, x, lifted)
-    raise ValueError(f"expected 3 (tokens), 4 (images) or 5 (lifted maps) axes, got shape {tuple(x.shape)}")
+    if x.shape[2] != group.order:
+        raise ValueError(f"the pose axis has length {x.shape[2]}, but {group} has {group.order} elements")
+    return _act_on_plane(group, g, _permute_poses(group, g, x).flatten(1, 2)).unflatten(1, x.shape[1:3])
+
+
+def act_tokens(
+    group: FiniteGroup, g: int, tokens: Float[Tensor, "batch token d"], *, lifted: bool = False
+) -> Float[Tensor, "batch token d"]:
+    """The element g applied to the tokens of a square grid, row by row.
+
+    lifted: the tokens are ``group.order`` such grids, one after the other, one for each pose.
+    Error: as in ``act``.
+    """
+    check_group(group)
+    poses = group.order if lifted else 1
+    side = math.isqrt(tokens.shape[1] // poses)
+    if side * side * poses != tokens.shape[1]:
+        raise ValueError(f"{tokens.shape[1]} tokens are not {poses} square grid{'s' * (poses > 1)}")
+    grid = rearrange(tokens, "batch (pose row column) d -> batch d pose row column", pose=poses, row=side)
+    moved = act(group, g, grid) if lifted else act(group, g, grid[:, :, 0])[:, :, None]
+    return rearrange(moved, "batch d pose row column -> batch (pose row column) d")
 
 
 def orbit(group: FiniteGroup, x: Tensor) -> Tensor:
     """All g.x in element order, stacked in front: (element, *x.shape)."""
+    check_group(group)
     return torch.stack([act(group, g, x) for g in range(group.order)])
 
 
 def rotate(images: Tensor, degrees: float | Tensor, mode: str = "bilinear") -> Tensor:
-    """Images (batch, channel, height, width) turned counter-clockwise about their center, zero outside.
+    """Images turned counter-clockwise about their center, zero outside.
 
+    images: (batch, channel, height, width), or one image (channel, height, width).
     degrees: one number, or one for each image.
     mode: "bilinear", "bicubic" or "nearest".
     Error: none for a single multiple of 90 on a square image, where pixels are permuted; else that of ``mode``.
     """
+    _check_axes(images, 3, 4)
+    if images.ndim == 3:
+        return rotate(images[None], degrees, mode)[0]
     if not isinstance(degrees, Tensor) and degrees % 90 == 0 and images.shape[-1] == images.shape[-2]:
         return images.rot90(int(degrees // 90) % 4, (-2, -1))
+    if not images.is_floating_point():
+        raise ValueError(
+            f"a turn by {degrees} degrees interpolates between pixels: convert {images.dtype} to float first"
+        )
     radians = torch.as_tensor(degrees, device=images.device, dtype=images.dtype).expand(len(images)) * (math.pi / 180)
     cos, sin = radians.cos(), radians.sin()
     return _resample(images, torch.stack([torch.stack([cos, -sin], -1), torch.stack([sin, cos], -1)], -2), mode)
@@ -110,6 +135,14 @@ def _worst_difference(f, x, group, elements, expected) -> float:
     return worst / max(y.abs().max().item(), torch.finfo(y.dtype).tiny)
 
 
+def _check_axes(x: Tensor, *allowed: int) -> None:
+    if not isinstance(x, Tensor):
+        raise TypeError(f"images are a torch tensor, not {type(x).__name__}")
+    if x.ndim not in allowed:
+        kinds = {3: "one image", 4: "images", 5: "lifted maps"}
+        raise ValueError(f"expected {', '.join(f'{n} axes ({kinds[n]})' for n in allowed)}, got shape {tuple(x.shape)}")
+
+
 def _permute_poses(group: FiniteGroup, r: int, x: Tensor) -> Tensor:
     """(r.f)(g) = f(r⁻¹g) on axis 2: the regular representation."""
     return x[:, :, group.product[group.inverse[r]].to(x.device)]
@@ -120,7 +153,9 @@ def _act_on_plane(group: FiniteGroup, g: int, images: Tensor) -> Tensor:
     if not moves_pixels_exactly(group, g):
         if not images.is_floating_point():
             raise ValueError(f"{group} element {g} interpolates between pixels: convert {images.dtype} to float first")
-        return _resample(images, matrix.to(images).expand(len(images), 2, 2), "bilinear")
+        batch = images[None] if images.ndim == 3 else images
+        matrix = matrix.to(batch.dtype).to(batch.device)  # in this order: Apple GPUs have no float64
+        return _resample(batch, matrix.expand(len(batch), 2, 2), "bilinear").reshape(images.shape)
     (a, b), (c, d) = matrix.round().int().tolist()
     if b and images.shape[-1] != images.shape[-2]:
         raise ValueError(f"a quarter turn needs a square image, got {images.shape[-2]}×{images.shape[-1]}")
@@ -128,16 +163,6 @@ def _act_on_plane(group: FiniteGroup, g: int, images: Tensor) -> Tensor:
         images, a, c = images.flip(-1), -a, -c
     quarter_turns = {(1, 0): 0, (0, 1): 1, (-1, 0): 2, (0, -1): 3}[a, c]
     return images.rot90(quarter_turns, (-2, -1))
-
-
-def _act_on_tokens(group: FiniteGroup, g: int, tokens: Tensor, lifted: bool) -> Tensor:
-    poses = group.order if lifted else 1
-    side = math.isqrt(tokens.shape[1] // poses)
-    if side * side * poses != tokens.shape[1]:
-        raise ValueError(f"{tokens.shape[1]} tokens are not {poses} square grid{'s' * (poses > 1)}")
-    grid = rearrange(tokens, "batch (pose row column) d -> batch d pose row column", pose=poses, row=side)
-    moved = act(group, g, grid) if lifted else _act_on_plane(group, g, grid[:, :, 0])[:, :, None]
-    return rearrange(moved, "batch d pose row column -> batch (pose row column) d")
 
 
 def _resample(images: Tensor, matrices: Tensor, mode: str) -> Tensor:

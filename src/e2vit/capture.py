@@ -2,24 +2,23 @@
 
     with capture(model) as seen:
         model(images)
-    seen.attention["blocks.0.attention"]    # (batch, head, query, key); each query's row adds up to one
-    seen.features["blocks.0"]               # what the layer gave back
+    seen.attention["blocks.0.attention"]    # (batch, head, query, key); the row of each query sums to one
+    seen.features["blocks.0"]               # the output of the layer
 
-Nothing in a model knows of this: hooks tell which layer is running, and they are gone when the block closes. Attention
-is found where it is made:
+A model needs nothing for this: hooks record the running layer and are removed when the block closes. Attention is found
 
-- torch's fused attention never forms the weights, so every call of it is seen from outside (a torch function mode), and
-  softmax(q kᵀ · scale + mask) is computed from what it was given. The same goes for nn.MultiheadAttention.
-- A softmax written out: an nn.Softmax inside a layer, or any softmax over the last of four axes.
-- A layer with a method ``weights(x)``, as group self-attention has it, is asked; these maps are large.
+- in torch's fused attention, which never forms the weights: each call is seen from outside (a torch function mode), and
+  softmax(q kᵀ · scale + mask) is computed from its arguments; nn.MultiheadAttention likewise;
+- in an nn.Softmax inside a layer;
+- in a layer with a method ``weights(x)``, as group self-attention has it; these maps are large.
 
-So it works on the models of this library, on timm, on torchvision and on most others.
+So it works on the models of this library, timm and torchvision, and on others that use one of the three.
 """
 
-import inspect
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -27,11 +26,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-SOFTMAX = (F.softmax, torch.softmax, Tensor.softmax)
-
 
 class Layers(dict[str, Tensor]):
-    """Layer name → tensor. Error: KeyError that names the layers there are."""
+    """Layer name → tensor. Error: KeyError with the names that were recorded."""
 
     def __missing__(self, name: str) -> Tensor:
         raise KeyError(f"nothing was recorded for a layer {name!r}; there are: {', '.join(self) or 'none'}")
@@ -39,7 +36,7 @@ class Layers(dict[str, Tensor]):
 
 @dataclass(frozen=True)
 class Seen:
-    """What was recorded, detached from the graph. A layer that runs twice leaves what it gave the last time.
+    """What was recorded, detached from the graph. If a layer runs twice, its last output is kept.
 
     attention: (batch, head, query, key) for most; see each layer's ``weights`` for those with more axes.
     """
@@ -50,7 +47,7 @@ class Seen:
 
 @contextmanager
 def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[Seen]:
-    """Records every layer of the model, or the named ones, as long as the block is open.
+    """Record every layer of the model, or the named ones, as long as the block is open.
 
     layers: names as in ``model.named_modules()``; the model itself is called "".
     Error: KeyError for a layer that the model does not have, with the names of those it has.
@@ -60,15 +57,13 @@ def capture(model: nn.Module, layers: Iterable[str] | None = None) -> Iterator[S
     if unknown := sorted(wanted - set(modules)):
         has = ", ".join(filter(None, modules))
         raise KeyError(f"{type(model).__name__} has no layer {unknown[0]!r}; it has: {has}")
-    seen, running = Seen(), []
-    handles = []
+    recorder, handles = _Recorder(modules, wanted), []
     for name, module in modules.items():
-        handles.append(module.register_forward_pre_hook(_entering(name, module, running)))
-        leaving = _leaving(name, running, seen, name in wanted)
-        handles.append(module.register_forward_hook(leaving, with_kwargs=True, always_call=True))
+        handles.append(module.register_forward_pre_hook(lambda *_, name=name: recorder.running.append(name)))
+        handles.append(module.register_forward_hook(partial(recorder.leave, name), with_kwargs=True, always_call=True))
     try:
-        with _AttentionMode(running, seen.attention, wanted):
-            yield seen
+        with recorder:
+            yield recorder.seen
     finally:
         for handle in handles:
             handle.remove()
@@ -97,59 +92,50 @@ def fused_weights(
     return scores.softmax(-1)
 
 
-def _entering(name: str, module: nn.Module, running: list[tuple[str, nn.Module]]) -> Callable:
-    return lambda *_: running.append((name, module))
+class _Recorder(TorchFunctionMode):
+    """Records the output of each layer, and the calls of torch functions that compute attention under its name."""
 
-
-def _leaving(name: str, running: list[tuple[str, nn.Module]], seen: Seen, wanted: bool) -> Callable:
-    def leave(module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
-        while running and running.pop()[0] != name:  # also after an error below, which skipped other hooks
-            pass
-        output = output[0] if isinstance(output, (tuple, list)) and output else output
-        if not wanted or not isinstance(output, Tensor):
-            return
-        seen.features[name] = output.detach().clone()  # a copy: a later layer may work in place
-        if _tells_its_weights(module):
-            with torch.no_grad():
-                seen.attention[name] = module.weights(*args, **kwargs)
-
-    return leave
-
-
-def _tells_its_weights(module: nn.Module) -> bool:
-    """Whether the layer has a method ``weights`` that takes what its forward takes."""
-    return inspect.ismethod(getattr(module, "weights", None))
-
-
-class _AttentionMode(TorchFunctionMode):
-    """Looks at the calls of torch functions that make attention, and notes them under the layer that is running."""
-
-    def __init__(self, running: list[tuple[str, nn.Module]], attention: Layers, wanted: set[str]):
+    def __init__(self, modules: dict[str, nn.Module], wanted: set[str]):
         super().__init__()
-        self.running, self.attention, self.wanted = running, attention, wanted
+        self.modules, self.wanted, self.seen = modules, wanted, Seen()
+        self.running: list[str] = []  # the names of the layers that are running, the innermost last
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            self._note(self.running, lambda: fused_weights(*args, **kwargs))
+            self._note(lambda: fused_weights(*args, **kwargs))
         elif func is F.multi_head_attention_forward:
             asked = {**kwargs, "training": False, "need_weights": True, "average_attn_weights": False}
-            self._note(self.running, lambda: func(*args, **asked)[1])
-        elif func in SOFTMAX:
-            self._note_softmax(result, kwargs.get("dim", args[1] if len(args) > 1 else None))
+            self._note(lambda: func(*args, **asked)[1])
         return result
 
-    def _note_softmax(self, result: Tensor, dim: int | None) -> None:
-        if self.running and isinstance(self.running[-1][1], nn.Softmax):
-            owners = self.running[:-1]
-            if owners and not isinstance(owners[-1][1], nn.Sequential):
-                self._note(owners, lambda: result)
-        elif result.ndim == 4 and dim in (-1, 3):
-            self._note(self.running, lambda: result)
+    def leave(self, name: str, module: nn.Module, args: tuple, kwargs: dict, output: object) -> None:
+        while self.running and self.running.pop() != name:  # after an error, the hooks of inner layers did not run
+            pass
+        output = output[0] if isinstance(output, (tuple, list)) and output else output
+        if not isinstance(output, Tensor):
+            return
+        if isinstance(module, nn.Softmax) and not isinstance(
+            self._owner(), nn.Sequential
+        ):  # there: class probabilities
+            self._note(lambda: output)
+        if name in self.wanted:
+            self.seen.features[name] = output.detach().clone()  # a copy: a later layer may work in place
+            if _has_weights(module):
+                with torch.no_grad():
+                    self.seen.attention[name] = module.weights(*args, **kwargs)
 
-    def _note(self, running: list[tuple[str, nn.Module]], weights: Callable[[], Tensor]) -> None:
-        name, module = running[-1] if running else ("", None)
-        if module is not None and name in self.wanted and not _tells_its_weights(module):
+    def _owner(self) -> nn.Module | None:
+        return self.modules[self.running[-1]] if self.running else None
+
+    def _note(self, weights: Callable[[], Tensor]) -> None:
+        name = self.running[-1] if self.running else None
+        if name in self.wanted and not _has_weights(self.modules[name]):
             with torch.no_grad():
-                self.attention[name] = weights().detach().clone()
+                self.seen.attention[name] = weights().detach().clone()
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Whether the layer has a method ``weights``, with the arguments of its forward."""
+    return callable(getattr(module, "weights", None))

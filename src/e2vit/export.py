@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from e2vit.experiments import Experiment, run
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 
 OPSET = 18  # new enough for the exporter, old enough for ONNX Runtime Web
 
@@ -69,7 +69,7 @@ def export_run(experiment: Experiment, path: Path, seed: int = 0, results: Path 
     """The trained model of an experiment, from its record. Returns the largest deviation from torch."""
     model = run(experiment, "report", seed, results=results).model
     config = model.config
-    size = getattr(config, "in_channels", getattr(config, "channels", 1)), config.image_size, config.image_size
+    size = config.in_channels, config.image_size, config.image_size
     return export(model, torch.rand(2, *size, generator=torch.Generator().manual_seed(0)), path)
 
 
@@ -82,7 +82,7 @@ def _exportable(model: nn.Module, images: Tensor) -> nn.Module:
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
         if isinstance(module, LocalGroupSelfAttention):
-            module.backend = "naive"
+            module.backend = "reference"
     model(images)
     return model
 

@@ -9,28 +9,41 @@ x → −x, which on an image swaps left and right.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+MIRROR = torch.tensor([[-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)  # x → −x
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class FiniteGroup:
     """A finite group of orthogonal 2×2 matrices. Elements are the integers 0 … order − 1; 0 is the identity.
 
-    name:     what the group is called, ``C4`` or ``D4``; two groups are equal when their names are.
+    Two groups are equal when they have the same matrices in the same order, whatever their names are.
+
+    name:     for messages and tables, ``C4`` or ``D4``.
     matrices: (order, 2, 2), one orthogonal matrix for each element, with R(gh) = R(g) R(h).
     product:  (order, order), ``product[g, h]`` is the element gh: first h, then g.
     inverse:  (order,), ``inverse[g]`` is the element that undoes g.
     """
 
     name: str
-    matrices: Float64[Tensor, "order 2 2"] = field(compare=False, repr=False)
-    product: Int64[Tensor, "order order"] = field(compare=False, repr=False)
-    inverse: Int64[Tensor, " order"] = field(compare=False, repr=False)
+    matrices: Float64[Tensor, "order 2 2"]
+    product: Int64[Tensor, "order order"]
+    inverse: Int64[Tensor, " order"]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, FiniteGroup):
+            return NotImplemented
+        return self.order == other.order and bool((self.matrices - other.matrices).abs().max() < 1e-9)
+
+    def __hash__(self) -> int:
+        return hash((self.order, self.rotations))
 
     @property
     def order(self) -> int:
@@ -46,12 +59,27 @@ class FiniteGroup:
     def has_mirrors(self) -> bool:
         return self.rotations < self.order
 
+    def mirror_and_degrees(self, g: int) -> tuple[bool, float]:
+        """Element g, read from its matrix: whether it mirrors x → −x first, then by how many degrees it turns."""
+        mirrored, radians = _mirrors_and_radians(self.matrices)
+        return bool(mirrored[g]), round(math.degrees(radians[g]), 12) % 360
+
     def __str__(self) -> str:
         return self.name
 
+    __repr__ = __str__
 
-def from_matrices(name: str, matrices: Float64[Tensor, "order 2 2"]) -> FiniteGroup:
-    """The group whose elements are the given matrices, the identity first. ValueError when they form no group."""
+
+def from_matrices(name: str, matrices: Float[Tensor, "order 2 2"]) -> FiniteGroup:
+    """Return the group with the given matrices as elements, in that order.
+
+    matrices: orthogonal, the identity first, float32 or float64. In float32, angles are rounded to the exact ones.
+    Error: ValueError when a matrix is not orthogonal, or the matrices are not closed under multiplication.
+    """
+    if not torch.allclose(matrices @ matrices.mT, torch.eye(2).to(matrices), rtol=0, atol=1e-6):
+        raise ValueError(f"the matrices of {name} are not all orthogonal: only rotations and mirrors make up a group")
+    if matrices.dtype != torch.float64:
+        matrices = _rounded(matrices.double())
     products = torch.einsum("gij,hjk->ghik", matrices, matrices)
     distance = (products[:, :, None] - matrices).abs().amax((-2, -1))
     nearest = distance.min(-1)
@@ -59,23 +87,45 @@ def from_matrices(name: str, matrices: Float64[Tensor, "order 2 2"]) -> FiniteGr
         raise ValueError(f"the first matrix of {name} is not the identity")
     closest_pair = torch.cdist(matrices.flatten(1), matrices.flatten(1)).fill_diagonal_(math.inf).min().item()
     if nearest.values.max() > 1e-6 or closest_pair < 1e-6:
-        raise ValueError(f"the matrices of {name} are no group: a product is missing or a matrix stands twice")
+        raise ValueError(f"the matrices of {name} are not a group: a product is missing or a matrix stands twice")
     product = nearest.indices
     return FiniteGroup(name, matrices, product, product.eq(0).int().argmax(1))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def cyclic(n: int) -> FiniteGroup:
     """C_n, the n rotations by multiples of 360/n degrees. n ≥ 1; ``cyclic(1)`` is the trivial group."""
     return from_matrices(f"C{_checked(n)}", _rotations(n))
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)
 def dihedral(n: int) -> FiniteGroup:
     """D_n, the n rotations by multiples of 360/n degrees and as many mirrors; 2n elements, n ≥ 1."""
     rotations = _rotations(_checked(n))
-    mirror = torch.tensor([[-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
-    return from_matrices(f"D{n}", torch.cat([rotations, rotations @ mirror]))
+    return from_matrices(f"D{n}", torch.cat([rotations, rotations @ MIRROR]))
+
+
+def check_group(group: Any) -> None:
+    """TypeError for what is not a group, such as 4 or "C4"."""
+    if not isinstance(group, FiniteGroup):
+        raise TypeError(f"a group is an object such as cyclic(4) or dihedral(4), not {group!r}")
+
+
+def _mirrors_and_radians(
+    matrices: Float64[Tensor, "order 2 2"],
+) -> tuple[Bool[Tensor, " order"], Float64[Tensor, " order"]]:
+    """Whether each matrix mirrors x → −x before it turns, and the angle of that turn."""
+    return torch.linalg.det(matrices) < 0, torch.atan2(-matrices[:, 0, 1], matrices[:, 1, 1])
+
+
+def _rounded(matrices: Float64[Tensor, "order 2 2"]) -> Float64[Tensor, "order 2 2"]:
+    """The nearest n rotations by multiples of 2π/n, and mirrors that differ by such rotations."""
+    mirrored, radians = _mirrors_and_radians(matrices)
+    step = 2 * math.pi / max(1, int((~mirrored).sum()))
+    start = torch.where(mirrored, radians[mirrored][:1].sum(), 0.0)  # the axis of one mirror may have any angle
+    start = torch.where((start / step - (start / step).round()).abs() < 1e-5, 0.0, start)
+    turns = _turns(start + ((radians - start) / step).round() * step)
+    return torch.where(mirrored[:, None, None], turns @ MIRROR, turns)
 
 
 def _checked(n: int) -> int:
@@ -85,8 +135,11 @@ def _checked(n: int) -> int:
 
 
 def _rotations(n: int) -> Float64[Tensor, "rotation 2 2"]:
+    return _turns(torch.arange(n, dtype=torch.float64) * (2 * math.pi / n))
+
+
+def _turns(radians: Float64[Tensor, " rotation"]) -> Float64[Tensor, "rotation 2 2"]:
     """Rotation matrices; cosines and sines that should be 0, ±1/2 or ±1 are exactly that."""
-    radians = torch.arange(n, dtype=torch.float64) * (2 * math.pi / n)
     cos, sin = (
         torch.where((2 * t - (2 * t).round()).abs() < 1e-12, (2 * t).round() / 2, t)
         for t in (radians.cos(), radians.sin())

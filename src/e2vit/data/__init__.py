@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.data import sources
+from e2vit.data import real, sources
 from e2vit.data.own import from_folder, from_tensors
 from e2vit.data.sources import DataError
 from e2vit.data.split import Split, Splits, all_training, as_float, cut, subset
@@ -178,4 +178,5 @@ DATASETS: dict[str, Callable[[Path], Splits]] = {
     "cifar10": _cifar10,
     "pcam": _pcam,
     "rsscn7": _rsscn7,
+    **real.LOADERS,
 }

@@ -99,4 +99,5 @@ def cut(images: Tensor, labels: Tensor, sizes: tuple[int, int, int], name: str, 
         raise DataError(f"{name} needs {sum(sizes)} images and has {len(images)}")
     starts = (0, sizes[0], sizes[0] + sizes[1])
     parts = [slice(start, start + size) for start, size in zip(starts, sizes, strict=True)]
-    return Splits(*(Split(images[p].contiguous(), labels[p].contiguous()) for p in parts), name, origin, classes)
+    train, validation, test = (Split(images[p].contiguous(), labels[p].contiguous()) for p in parts)
+    return Splits(train, validation, test, name, origin, classes)

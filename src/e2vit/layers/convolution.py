@@ -8,6 +8,8 @@ A filter is learned for one pose and turned for the others, so that (r.f) in giv
 Source: Cohen and Welling (2016), "Group equivariant convolutional networks".
 """
 
+import math
+
 import torch
 import torch.nn.functional as F
 from einops import einsum, rearrange
@@ -15,16 +17,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.actions import is_exact
-from e2vit.groups import FiniteGroup, relative_elements
+from e2vit.groups import FiniteGroup, check_group, relative_elements
 from e2vit.layers.filters import turned_basis
 
 
-class LiftingConv(nn.Module):
-    """From images to lifted maps: one filter for each output channel, applied in every pose of the group.
+class _TurnedConv(nn.Module):
+    """What both convolutions share: a weight for each basis filter, and a convolution by the filters in every pose."""
 
-    Equivariance error: none for elements that permute pixels, where (size + 2·padding − kernel) is a multiple of the
-    stride; elsewhere that of sampling a turned filter, see ``turned_basis``.
-    """
+    lifting: bool
 
     def __init__(
         self,
@@ -37,11 +37,32 @@ class LiftingConv(nn.Module):
         bias: bool = True,
     ):
         super().__init__()
+        check_group(group)
+        if min(channels, out_channels) < 1:
+            raise ValueError(f"channels and out_channels start at 1, got {(channels, out_channels)}")
         self.group, self.kernel, self.padding, self.stride = group, kernel, padding, stride
         self.register_buffer("basis", turned_basis(group, kernel), persistent=False)
-        count = self.basis.shape[1]
-        self.weight = nn.Parameter(torch.randn(out_channels, channels, count) * (2 / (channels * count)) ** 0.5)
+        if not self.lifting:
+            self.register_buffer("relative", relative_elements(group), persistent=False)  # g⁻¹m
+        inputs = (channels, *(() if self.lifting else (group.order,)), self.basis.shape[1])
+        self.weight = nn.Parameter(torch.randn(out_channels, *inputs) * (2 / math.prod(inputs)) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+
+    def _convolved(self, planes: Tensor, filters: Tensor) -> Tensor:
+        check_size_rule(planes.shape[-2:], self.kernel, self.padding, self.stride)
+        bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
+        out = F.conv2d(planes, filters, bias, self.stride, self.padding)
+        return out.contiguous().unflatten(1, (-1, self.group.order))
+
+
+class LiftingConv(_TurnedConv):
+    """From images to lifted maps: one filter for each output channel, applied in every pose of the group.
+
+    Equivariance error: none for elements that permute pixels, where (size + 2·padding − kernel) is a multiple of the
+    stride; elsewhere that of sampling a turned filter, see ``turned_basis``.
+    """
+
+    lifting = True
 
     def filters(self) -> Float[Tensor, "out_element channel row column"]:
         """The filter of every output channel in every pose, as ordinary convolution weights."""
@@ -51,33 +72,13 @@ class LiftingConv(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channel height width"]
     ) -> Float[Tensor, "batch out element new_height new_width"]:
-        check_size_rule(images.shape[-2:], self.kernel, self.padding, self.stride)
-        bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
-        lifted = F.conv2d(images, self.filters(), bias, self.stride, self.padding)
-        return lifted.unflatten(1, (-1, self.group.order))
+        return self._convolved(images, self.filters())
 
 
-class GroupConv(nn.Module):
+class GroupConv(_TurnedConv):
     """From lifted maps to lifted maps: filters over relative pose and position. Error as in ``LiftingConv``."""
 
-    def __init__(
-        self,
-        group: FiniteGroup,
-        channels: int,
-        out_channels: int,
-        kernel: int,
-        padding: int = 0,
-        stride: int = 1,
-        bias: bool = True,
-    ):
-        super().__init__()
-        self.group, self.kernel, self.padding, self.stride = group, kernel, padding, stride
-        self.register_buffer("basis", turned_basis(group, kernel), persistent=False)
-        self.register_buffer("relative", relative_elements(group), persistent=False)  # g⁻¹m
-        count = self.basis.shape[1]
-        scale = (2 / (channels * group.order * count)) ** 0.5
-        self.weight = nn.Parameter(torch.randn(out_channels, channels, group.order, count) * scale)
-        self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
+    lifting = False
 
     def filters(self) -> Float[Tensor, "out_element channel_element row column"]:
         """The filter of every output channel in every pose, as ordinary convolution weights."""
@@ -90,10 +91,7 @@ class GroupConv(nn.Module):
         self, x: Float[Tensor, "batch channel element height width"]
     ) -> Float[Tensor, "batch out element new_height new_width"]:
         check_poses(x, self.group)
-        check_size_rule(x.shape[-2:], self.kernel, self.padding, self.stride)
-        bias = None if self.bias is None else self.bias.repeat_interleave(self.group.order)
-        out = F.conv2d(x.flatten(1, 2), self.filters(), bias, self.stride, self.padding)
-        return out.contiguous().unflatten(1, (-1, self.group.order))
+        return self._convolved(x.flatten(1, 2), self.filters())
 
 
 class GroupBatchNorm(nn.BatchNorm3d):

@@ -33,7 +33,7 @@ def turned_basis(group: FiniteGroup, kernel: int) -> Float[Tensor, "element basi
     """``turned_basis(group, k)[g, b]`` is basis filter b turned by g, k·k pixels row by row.
 
     Error: none for the elements that permute pixels, whatever the group: act(g, ·) takes the filters of pose m to those
-    of pose gm, bit for bit. For the others, see ``turning.turning_error``.
+    of pose gm, bit for bit. For the others, that of the least-squares fit.
     """
     if kernel < 1:
         raise ValueError(f"a kernel has at least 1 pixel, got {kernel}")
@@ -49,20 +49,6 @@ def turned_basis(group: FiniteGroup, kernel: int) -> Float[Tensor, "element basi
             filters = (_on_grid(group, g, kernel) / scale).float().reshape(-1, 1, kernel, kernel)
             turned |= {int(group.product[r, g]): act(group, r, filters) for r in exact}
     return torch.stack([turned[g] for g in range(group.order)]).reshape(group.order, -1, kernel**2)
-
-
-def nearest_basis(group: FiniteGroup, filters: Float[Tensor, "basis pixel"]) -> Float[Tensor, "element basis pixel"]:
-    """Given upright filters turned by looking up the nearest pixel, zero outside: the way that does not work."""
-    kernel = math.isqrt(filters.shape[-1])
-    turned = []
-    for matrix in group.matrices:
-        places = grid_points(kernel) @ matrix  # R⁻¹x, for rows x
-        column = (places[:, 0] + (kernel - 1) / 2).round().long()
-        row = (-places[:, 1] + (kernel - 1) / 2).round().long()
-        inside = (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
-        index = row.clamp(0, kernel - 1) * kernel + column.clamp(0, kernel - 1)
-        turned.append(filters[:, index.to(filters.device)] * inside.to(filters))
-    return torch.stack(turned)
 
 
 def grid_points(side: int, step: float = 1.0) -> Float[Tensor, "point 2"]:

@@ -1,4 +1,4 @@
-"""Positional encodings: absolute ones for a whole map, relative ones for offsets, and offsets as a pose sees them.
+"""Positional encodings: absolute, relative, and relative as seen from a pose.
 
 A pose v sees the offset o (key minus query) as v⁻¹o. An encoding ρ(v⁻¹o) is therefore the same for a turned offset seen
 from a turned pose, (rv)⁻¹(ro) = v⁻¹o, whatever function ρ is: the group acts on the encoding by moving its argument.
@@ -14,10 +14,12 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from einops import einsum, rearrange
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from e2vit.groups import FiniteGroup
+from e2vit.groups import FiniteGroup, check_group, relative_elements
+from e2vit.layers.filters import grid_points
 
 
 def window_offsets(rows: int, columns: int | None = None) -> Float[Tensor, "offset 2"]:
@@ -40,7 +42,14 @@ def seen_offsets(
     with torch.inference_mode(False):  # what is cached during inference must serve in training too
         matrices = group.matrices if forward else group.matrices.transpose(-2, -1)  # orthogonal: inverse = transpose
         turned = window_offsets(rows, columns) @ matrices.transpose(-2, -1)
-        return turned.to(device=device, dtype=dtype)
+        return turned.to(dtype).to(device)  # in this order: Apple GPUs have no float64
+
+
+def pair_offsets(height: int, width: int) -> Int64[Tensor, "query key"]:
+    """Where the offset of each pair of places stands in the (2·height − 1)×(2·width − 1) window of all offsets."""
+    place = torch.arange(height * width)
+    rows, columns = (place[None] // width - place[:, None] // width, place[None] % width - place[:, None] % width)
+    return (rows + height - 1) * (2 * width - 1) + columns + width - 1
 
 
 def window_mask(window: int, shape: str) -> Bool[Tensor, " offset"] | None:
@@ -112,23 +121,12 @@ class AbsolutePosition(nn.Module):
         self.table = nn.Parameter(torch.randn(channels, height, width) * 0.02)
 
     def forward(self, x: Float[Tensor, "batch channel *pose height width"]) -> Float[Tensor, "batch channel *pose h w"]:
-        return x + _add_pose_axis(_fitting(self.table, x), x)
-
-
-class SinusoidalPosition(nn.Module):
-    """Sines and cosines of the row and the column, added to the map; nothing is learned.
-
-    Wavelengths grow geometrically from 2π to 10,000·2π pixels (Vaswani et al., 2017), half of the channels for each
-    axis.
-    """
-
-    def __init__(self, channels: int, height: int, width: int):
-        super().__init__()
-        table = plane_waves(channels, height, width, 10_000)
-        self.register_buffer("table", table, persistent=False)
-
-    def forward(self, x: Float[Tensor, "batch channel *pose height width"]) -> Float[Tensor, "batch channel *pose h w"]:
-        return x + _add_pose_axis(_fitting(self.table, x), x)
+        if (x.shape[1], *x.shape[-2:]) != tuple(self.table.shape):
+            raise ValueError(
+                f"the positions are for (channel, height, width) = {tuple(self.table.shape)}, "
+                f"not {(x.shape[1], *x.shape[-2:])}"
+            )
+        return x + (self.table[:, None] if x.ndim == 5 else self.table)
 
 
 def plane_waves(channels: int, height: int, width: int, slowest: float = 10) -> Float[Tensor, "channel height width"]:
@@ -141,13 +139,77 @@ def plane_waves(channels: int, height: int, width: int, slowest: float = 10) -> 
     return torch.cat([rows[:, :, None].expand(-1, -1, width), columns[:, None].expand(-1, height, -1)])
 
 
-def _fitting(table: Float[Tensor, "channel height width"], x: Tensor) -> Tensor:
-    if (x.shape[1], *x.shape[-2:]) != tuple(table.shape):
-        raise ValueError(
-            f"the positions are for (channel, height, width) = {tuple(table.shape)}, not {(x.shape[1], *x.shape[-2:])}"
-        )
-    return table
+class RelativeBias(nn.Module):
+    """b(g⁻¹(y − x), g⁻¹m) for every head, from a small network on the place seen from the query's pose.
+
+    The network takes real-valued places, so it serves every group; it is exactly equivariant under the elements that
+    keep the grid.
+    """
+
+    def __init__(self, group: FiniteGroup, side: int, heads: int, joint: bool, hidden: int = 32, frequencies: int = 4):
+        super().__init__()
+        self.group, self.side, self.joint = group, side, joint
+        check_group(group)
+        seen = seen_offsets(group, 2 * side - 1, 2 * side - 1, False, torch.float64, torch.device("cpu"))
+        seen = seen * ((side - 1) / side)
+        angles = seen[..., None] * torch.arange(1, frequencies + 1, dtype=torch.float64) * (torch.pi / 2)
+        features = torch.cat([angles.sin(), angles.cos()], -1).flatten(2)
+        self.register_buffer("features", features.float(), persistent=False)  # pose, offset, feature
+        self.register_buffer("offset", pair_offsets(side, side), persistent=False)
+        self.register_buffer("relative", relative_elements(group), persistent=False)
+        count = group.order if joint else 1
+        self.network = nn.Sequential(nn.Linear(features.shape[-1], hidden), nn.GELU(), nn.Linear(hidden, heads * count))
+
+    def forward(self) -> Float[Tensor, "..."]:
+        """(head, pose·query, pose·key) when joint, else (pose, head, query, key)."""
+        table = self.network(self.features.to(self.network[0].weight.dtype))  # g offset (head r)
+        if not self.joint:
+            return rearrange(table[:, self.offset], "g query key head -> g head query key")
+        table = rearrange(table, "g offset (head r) -> g r offset head", r=self.group.order)
+        poses = torch.arange(self.group.order, device=table.device)[:, None]
+        bias = table[poses, self.relative][:, :, self.offset]  # g m query key head
+        return rearrange(bias, "g m query key head -> head (g query) (m key)")
 
 
-def _add_pose_axis(table: Tensor, x: Tensor) -> Tensor:
-    return table[:, None] if x.ndim == 5 else table
+class PoseRotary(nn.Module):
+    """Rotary encodings turned with the pose: features of a token at x, met by a query of pose g, turn by ω·g⁻¹x.
+
+    The score of a query at x and a key at y then holds ω·g⁻¹(y − x). The frequencies ω are two-dimensional and learned.
+    The relative pose g⁻¹m enters joint attention as a vector added to the key before it turns.
+    Sources: Su et al. (2021), rotary encodings; Heo et al. (2024), learned frequencies in the plane. Turning them with
+    the pose is ours.
+    """
+
+    def __init__(self, group: FiniteGroup, side: int, heads: int, head_dim: int, joint: bool):
+        super().__init__()
+        if head_dim % 2:
+            raise ValueError(f"rotary positions turn pairs of features, so {head_dim} features per head must be even")
+        self.joint = joint
+        seen = grid_points(side) @ group.matrices  # g⁻¹x, for rows x
+        self.register_buffer("places", seen.float(), persistent=False)  # pose, token, xy
+        self.register_buffer("relative", relative_elements(group), persistent=False)
+        pairs = head_dim // 2
+        size = torch.logspace(0, -1, pairs) * math.pi / 2  # radians per token: from a half-turn in two tokens on
+        turn = torch.rand(heads, pairs) * 2 * math.pi
+        self.frequency = nn.Parameter(torch.stack([size * turn.cos(), size * turn.sin()], -1))
+        self.pose = nn.Parameter(torch.randn(group.order, heads, head_dim) * head_dim**-0.5) if joint else None
+
+    def forward(
+        self, q: Float[Tensor, "batch pose head token d"], k: Float[Tensor, "batch pose head token d"]
+    ) -> tuple[Float[Tensor, "batch pose head token d"], Float[Tensor, "batch pose head key d"]]:
+        """Queries and keys turned; joint: for each pose of the query, the keys are all poses and tokens."""
+        angle = einsum(self.places.to(q.dtype), self.frequency, "g token xy, head pair xy -> g head token pair")
+        q = _turn(q, angle)
+        if not self.joint:
+            return q, _turn(k, angle)
+        k = rearrange(k, "batch m head token d -> batch 1 m head token d")
+        k = k + rearrange(self.pose[self.relative], "g m head d -> g m head 1 d")  # batch g m head token d
+        k = _turn(k, angle[:, None])
+        return q, rearrange(k, "batch g m head token d -> batch g head (m token) d")
+
+
+def _turn(x: Tensor, angle: Tensor) -> Tensor:
+    """Pairs of features, the first half of x with the second, turned by an angle each (radians)."""
+    first, second = x.chunk(2, -1)
+    cos, sin = angle.cos(), angle.sin()
+    return torch.cat([first * cos - second * sin, first * sin + second * cos], -1)

@@ -12,8 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.actions import is_exact
-from e2vit.groups import FiniteGroup, cyclic
+from e2vit.groups import FiniteGroup, check_group, cyclic
 from e2vit.layers.convolution import GroupBatchNorm, GroupConv, LiftingConv, SpatialPool
+from e2vit.models.classifier import ImageClassifier, check_counts
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,7 @@ class GCNNConfig:
 
     group: FiniteGroup = cyclic(4)
     image_size: int = 28  # side, pixels
-    channels: int = 1
+    in_channels: int = 1
     classes: int = 10
     widths: tuple[int, ...] = (10,) * 6  # channels for each pose, for each layer
     kernel: int = 3
@@ -34,10 +35,10 @@ class GCNNConfig:
     dropout: float = 0.0  # of single numbers after layers 1, 3, 4, … ; before the head for "mean_max"
 
     def __post_init__(self):
+        check_group(self.group)
+        check_counts(self, image_size=1, in_channels=1, classes=1, widths=1, kernel=1)
         if self.readout not in ("max", "mean_max"):
             raise ValueError(f"readout is 'max' or 'mean_max', not {self.readout!r}")
-        if not self.widths or min(self.widths) < 1:
-            raise ValueError(f"a network has at least one layer, each of at least 1 channel, got widths {self.widths}")
         if self.same_size and self.kernel % 2 == 0:
             raise ValueError(f"kernel {self.kernel} can't keep the size of a map: that takes an odd one")
         if self.side < 1:
@@ -81,6 +82,8 @@ class GCNNConfig:
         """The side of the map after each layer and its pool, pixels; the image first."""
         return _sides(self, self.image_size)[0]
 
+    attention_scores = 0
+
     @property
     def side(self) -> int:
         """The side of the last map, pixels."""
@@ -103,16 +106,17 @@ def _sides(config: GCNNConfig, image_size: int) -> tuple[list[int], bool]:
     return sides, obeys
 
 
-class GCNN(nn.Module):
+class GCNN(ImageClassifier):
     """Lifting convolution, group convolutions, pools, and an invariant readout."""
 
+    Config = GCNNConfig
+
     def __init__(self, config: GCNNConfig = GCNNConfig()):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         group, kernel = config.group, config.kernel
         padding = kernel // 2 if config.same_size else 0
         layers: list[nn.Module] = []
-        before = config.channels
+        before = config.in_channels
         for number, width in enumerate(config.widths, start=1):
             make = LiftingConv if number == 1 else GroupConv
             layers += [make(group, before, width, kernel, padding, bias=False), GroupBatchNorm(width), nn.ReLU()]
@@ -131,17 +135,9 @@ class GCNN(nn.Module):
 
     def features(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch d"]:
         """Invariant to the group: class scores, or the mean and the largest response of each channel over the poses."""
-        config = self.config
-        if images.shape[1:] != (config.channels, config.image_size, config.image_size):
-            raise ValueError(
-                f"images have shape {tuple(images.shape[1:])}, this model takes "
-                f"({config.channels}, {config.image_size}, {config.image_size})"
-            )
+        self.check(images)
         x = self.layers(images)
-        if config.readout == "max":
+        if self.config.readout == "max":
             return reduce(self.top(x), "batch d pose 1 1 -> batch d", "max")
         x = reduce(x, "batch d pose row column -> batch pose d", "mean")
         return self.dropout(torch.cat([x.mean(1), x.amax(1)], -1))
-
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
-        return self.head(self.features(images))

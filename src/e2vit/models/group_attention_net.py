@@ -16,10 +16,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.actions import is_exact
-from e2vit.groups import FiniteGroup, cayley_index, cyclic
-from e2vit.layers.attention import Pointwise
-from e2vit.layers.group_block import GroupBlock
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.groups import FiniteGroup, cayley_index, check_group, cyclic
+from e2vit.layers.attention import LocalGroupSelfAttention, Pointwise
+from e2vit.layers.position import window_mask
+from e2vit.models.classifier import ImageClassifier, check_counts
 from e2vit.models.released import load_released
 
 
@@ -46,14 +46,18 @@ class GroupAttentionNetConfig:
     score_scale: str = "channels"  # scores over √(input channels), as released; or "head_dim"
     query_pose: str = "sum"  # over all, as released; or "diagonal", the query has the pose of the output
     readout: str = "sum"  # over positions, as released; or "mean"
-    attention_dropout: float = 0.0  # of single weights, released: 0.1; naive backend alone
+    attention_dropout: float = 0.0  # of single weights, released: 0.1; reference backend alone
     value_dropout: float = 0.1
     input_dropout: float = 0.0
     pool_dropout: float = 0.0
     norm_eps: float = 1e-12
     backend: str = "auto"
+    size_rule: bool = True  # refuse an image size at which a pool would break exact equivariance
 
     def __post_init__(self):
+        check_group(self.group)
+        check_counts(self, image_size=1, in_channels=1, classes=1, channels=1, heads=1, window=1)
+        check_counts(self, blocks=0, expansions=1, crops=0)
         for field, allowed in (("readout", ("sum", "mean")), ("score_scale", ("channels", "head_dim"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
@@ -68,6 +72,12 @@ class GroupAttentionNetConfig:
             )
         if min(step.size_after for step in self.steps) < 1:
             raise ValueError(f"an image of {self.image_size} pixels is cropped and pooled to nothing")
+        if self.size_rule and not self.obeys_size_rule:
+            odd = ", ".join(f"{step.size}×{step.size}" for step in self.steps if step.kind == "pool" and step.size % 2)
+            raise ValueError(
+                f"an image of {self.image_size} pixels leads to a 2×2 pool on a map of {odd}, which breaks equivariance "
+                "to quarter turns: choose another image size, or pass size_rule=False"
+            )
         if self.position == "released" and (self.channels % 4 or self.channels < 8):
             raise ValueError(f"released positions need a multiple of 4 channels from 8 on, not {self.channels}")
 
@@ -75,26 +85,6 @@ class GroupAttentionNetConfig:
     def rotmnist(cls, **changes) -> "GroupAttentionNetConfig":
         """As released, with dropout of attention weights too: 44,428 parameters for C4."""
         return cls(**{"attention_dropout": 0.1, **changes})
-
-    @classmethod
-    def cifar10(cls, **changes) -> "GroupAttentionNetConfig":
-        """As released; classes are read from an 8×8 map."""
-        return cls(
-            **{
-                "image_size": 32,
-                "in_channels": 3,
-                "channels": 96,
-                "window": 5,
-                "blocks": (2, 2, 2),
-                "crops": (0,) * 6,
-                "expansions": (1, 2, 1),
-                "norms_between": True,
-                "input_dropout": 0.2,
-                "pool_dropout": 0.3,
-                "attention_dropout": 0.1,
-                **changes,
-            }
-        )
 
     @classmethod
     def pcam(cls, **changes) -> "GroupAttentionNetConfig":
@@ -111,6 +101,7 @@ class GroupAttentionNetConfig:
                 "expansions": (1, 2, 2, 2),
                 "norms_between": True,
                 "pool_after_last": True,
+                "size_rule": False,
                 "attention_dropout": 0.1,
                 **changes,
             }
@@ -140,7 +131,18 @@ class GroupAttentionNetConfig:
             crops=(0,),
             expansions=(1,) * (pools + 1),
             pool_after_last=False,
+            size_rule=True,
         )
+
+    @property
+    def attention_scores(self) -> int:
+        """Scores of one image in one pass: one for each head, query (x, v, g) and key; keys beyond the border count."""
+        mask = window_mask(self.window, self.window_shape)
+        keys = self.window**2 if mask is None else int(mask.sum())
+        poses = self.group.order ** (2 if self.query_pose == "diagonal" else 3)
+        queries = self.group.order * self.image_size**2  # of the lifting
+        queries += sum(poses * step.size**2 for step in self.steps if step.kind == "layer")
+        return self.heads * keys * queries
 
     @property
     def steps(self) -> list["Step"]:
@@ -177,12 +179,50 @@ class Step:
         return self.size // 2 if self.kind == "pool" else self.size - 2 * self.crop
 
 
-class GroupAttentionNet(nn.Module):
+class GroupBlock(nn.Module):
+    """Attention, then an MLP, on maps with a pose axis, each between two norms:
+
+        x + crop(dropout(swish(norm(attention(swish(norm(x)))))))    then    x + norm(linear(swish(norm(linear(x)))))
+
+    crop: pixels cut from each border after the attention. Its normalization still sees them.
+    """
+
+    def __init__(self, attention: nn.Module, channels: int, out_channels: int, crop: int, dropout: float, eps: float):
+        super().__init__()
+        self.crop = crop
+        self.attention_norm = nn.GroupNorm(1, channels, eps)
+        self.attention = attention
+        self.out_norm = nn.GroupNorm(1, out_channels, eps)
+        self.dropout = nn.Dropout(dropout)
+        self.shortcut = Pointwise(channels, out_channels) if channels != out_channels else nn.Identity()
+        self.mlp = nn.Sequential(
+            Pointwise(out_channels, out_channels // 2),
+            nn.GroupNorm(1, out_channels // 2, eps),
+            nn.SiLU(),
+            Pointwise(out_channels // 2, out_channels),
+            nn.GroupNorm(1, out_channels, eps),
+        )
+
+    def forward(
+        self, x: Float[Tensor, "batch channel element height width"]
+    ) -> Float[Tensor, "batch out_channel element cropped_height cropped_width"]:
+        attended = self.attention(F.silu(self.attention_norm(x)))
+        attended = self.dropout(F.silu(self.out_norm(attended)))
+        x = self._cropped(attended) + self.shortcut(self._cropped(x))
+        return x + self.mlp(x)
+
+    def _cropped(self, x: Tensor) -> Tensor:
+        height, width = x.shape[-2:]
+        return x[..., self.crop : height - self.crop, self.crop : width - self.crop]
+
+
+class GroupAttentionNet(ImageClassifier):
     """Images to logits, invariant to the group when the index is equivariant and the pools obey the size rule."""
 
+    Config = GroupAttentionNetConfig
+
     def __init__(self, config: GroupAttentionNetConfig = GroupAttentionNetConfig()):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.input_dropout = nn.Dropout(config.input_dropout)
         self.lifting = self._attention(config.in_channels, config.channels, lifting=True)
         self.lifting_norm = nn.GroupNorm(1, config.channels, config.norm_eps)
@@ -245,16 +285,8 @@ class GroupAttentionNet(nn.Module):
         """The class scores, pooled over positions, and the largest over poses."""
         return self.stages(images)["logits"]
 
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
-        return self.head(self.features(images))
-
     def _lift(self, images: Tensor) -> Float[Tensor, "batch channel element height width"]:
-        config = self.config
-        if images.shape[1:] != (config.in_channels, config.image_size, config.image_size):
-            raise ValueError(
-                f"images have shape {tuple(images.shape[1:])}, this model takes "
-                f"({config.in_channels}, {config.image_size}, {config.image_size})"
-            )
+        self.check(images)
         return self.lifting(self.input_dropout(images))
 
     def _pooled(self, classes: Float[Tensor, "batch class_ element height width"]) -> Float[Tensor, "batch class_"]:

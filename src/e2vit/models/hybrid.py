@@ -5,6 +5,7 @@ Group convolutions and pools turn the image into a small lifted map, exactly equ
 network commutes with the group, and only the readout is invariant.
 """
 
+import warnings
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,19 +13,21 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import FiniteGroup, cyclic
+from e2vit.groups import FiniteGroup, check_group, cyclic
 from e2vit.layers.convolution import GroupBatchNorm, GroupConv, LiftingConv, SpatialPool
-from e2vit.layers.pose_attention import POSITIONS, PoseBlock
-from e2vit.layers.readout import READOUTS, PoseReadout
+from e2vit.layers.pose import POSITIONS, READOUTS, PoseBlock, PoseReadout
+from e2vit.models.classifier import ImageClassifier, check_counts
 
 
 @dataclass(frozen=True)
 class HybridViTConfig:
     group: FiniteGroup = cyclic(4)
-    image_size: int = 28
-    channels: int = 1
+    image_size: int = 28  # side, pixels
+    in_channels: int = 1
     classes: int = 10
-    stem: tuple[int, ...] = (8, 16, 24)  # channels for each pose; a 2×2 pool between one and the next
+    # Channels for each pose; a 2×2 pool between one and the next. When left out, three widths, or as many more as
+    # leave at most 14×14 positions, are chosen from the image size.
+    stem: tuple[int, ...] = None  # type: ignore[assignment]
     kernel: int = 5  # of the stem, pixels
     width: int = 24  # features for each pose of a token
     depth: int = 2
@@ -32,13 +35,19 @@ class HybridViTConfig:
     expansion: int = 2
     attention: str = "joint"  # over positions and poses; or "within_pose"
     dropout: float = 0.0  # before the head
-    readout: str = "mean_max"  # over poses; or "mean", "bispectrum"
+    readout: str = "mean_max"  # over poses; or "mean"
     position: str = "bias"  # or "rotary", "none"; "absolute" is a control: it breaks equivariance
     pool: str = "max"  # of the stem; "mean" turns more cleanly off the grid
     poses: str = "kept"  # or "pooled": averaged after the stem and lifted again, as others have it
     patch: int = 0  # pixels; above 0, lifted patches take the place of the stem's convolutions
 
     def __post_init__(self):
+        check_group(self.group)
+        check_counts(self, image_size=1, in_channels=1, classes=1, kernel=1, width=1, depth=0, heads=1, expansion=1)
+        check_counts(self, patch=0)
+        if self.stem is None:
+            object.__setattr__(self, "stem", (8,) if self.patch else _stem(self.image_size))
+        check_counts(self, stem=1)
         if self.width % self.heads:
             raise ValueError(f"width {self.width} is not a multiple of heads {self.heads}")
         if self.patch and (len(self.stem) != 1 or self.image_size % self.patch):
@@ -58,6 +67,7 @@ class HybridViTConfig:
             ("poses", ("kept", "pooled")),
             ("position", (*POSITIONS, "absolute")),
             ("readout", READOUTS),
+            ("pool", ("max", "mean")),
         ):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} is one of {', '.join(allowed)}, not {getattr(self, field)!r}")
@@ -65,6 +75,12 @@ class HybridViTConfig:
             raise ValueError(
                 f"rotary positions turn pairs of features, but width {self.width} with {self.heads} heads "
                 f"leaves {self.width // self.heads} for each"
+            )
+        if self.attention_scores > 1e8:
+            warnings.warn(
+                f"this configuration computes {self.attention_scores:.1e} attention scores for one image: a longer stem "
+                f"than {self.stem} leaves fewer positions",
+                stacklevel=3,
             )
 
     @property
@@ -77,17 +93,32 @@ class HybridViTConfig:
         """Positions along one side of the token grid."""
         return self.image_size // self.stride
 
+    @property
+    def attention_scores(self) -> int:
+        """Scores of one image in one pass: one for each head, query and key."""
+        within_pose = self.group.order * self.side**4
+        return self.depth * self.heads * within_pose * (self.group.order if self.attention == "joint" else 1)
+
     def tiny(self) -> "HybridViTConfig":
-        """The same kind of network, small enough for a moment of training."""
-        return replace(self, stem=(2, 4, 4)[: len(self.stem)], width=8, depth=min(self.depth, 1), heads=2, kernel=3)
+        """The same kind of network, small enough for a short test run."""
+        stem = (2, *(4 for _ in self.stem[1:]))
+        return replace(self, stem=stem, width=8, depth=min(self.depth, 1), heads=2, kernel=3)
 
 
-class HybridViT(nn.Module):
+def _stem(image_size: int) -> tuple[int, ...]:
+    pools = 2
+    while image_size // 2**pools > 14 and image_size % 2 ** (pools + 1) == 0:
+        pools += 1
+    return tuple(range(8, 8 * (pools + 2), 8))
+
+
+class HybridViT(ImageClassifier):
     """Stem → tokens (pose × position) → transformer blocks → invariant readout → classes."""
 
+    Config = HybridViTConfig
+
     def __init__(self, config: HybridViTConfig = HybridViTConfig()):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.stem = make_stem(config)
         self.embed = nn.Linear(config.stem[-1], config.width)
         self.blocks = nn.ModuleList(
@@ -105,14 +136,12 @@ class HybridViT(nn.Module):
         if config.position == "absolute":
             self.places = nn.Parameter(torch.randn(config.side**2, config.width) * 0.02)
         self.norm = nn.LayerNorm(config.width)
-        self.readout = PoseReadout(config.group, config.readout)
+        self.readout = PoseReadout(config.readout)
         self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Linear(self.readout.copies * config.width, config.classes)
 
     def tokens(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch pose token d"]:
-        expected = (self.config.channels, self.config.image_size, self.config.image_size)
-        if images.shape[1:] != expected:
-            raise ValueError(f"images have shape {tuple(images.shape[1:])}, this model takes {expected}")
+        self.check(images)
         x = self.stem(images)
         if self.config.poses == "pooled":
             x = x.mean(2, keepdim=True).expand_as(x)  # every pose of the new lifting sees the same
@@ -147,9 +176,9 @@ def make_stem(config: HybridViTConfig) -> nn.Sequential:
     """Images to a lifted map of stem[-1] channels: group convolutions with pools between them, or lifted patches."""
     group, kernel = config.group, config.kernel
     if config.patch:
-        return nn.Sequential(LiftingConv(group, config.channels, config.stem[0], config.patch, stride=config.patch))
+        return nn.Sequential(LiftingConv(group, config.in_channels, config.stem[0], config.patch, stride=config.patch))
     layers: list[nn.Module] = []
-    before = config.channels
+    before = config.in_channels
     for number, after in enumerate(config.stem, start=1):
         make = LiftingConv if number == 1 else GroupConv
         layers += [make(group, before, after, kernel, kernel // 2, bias=False), GroupBatchNorm(after)]

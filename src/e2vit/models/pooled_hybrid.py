@@ -9,8 +9,9 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import cyclic
+from e2vit.groups import FiniteGroup, cyclic
 from e2vit.layers.convolution import pool_elements
+from e2vit.models.classifier import ImageClassifier, check_counts
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.models.hybrid import HybridViTConfig, make_stem
 
@@ -26,8 +27,29 @@ class PooledHybridConfig:
     window: int = 7  # side, positions of the map
 
     def __post_init__(self):
+        check_counts(self, layers=0)
         if self.window > self.front.side:
             raise ValueError(f"a window of {self.window} positions is larger than the map, {self.front.side} positions")
+
+    @property
+    def group(self) -> FiniteGroup:
+        return self.front.group
+
+    @property
+    def image_size(self) -> int:
+        return self.front.image_size
+
+    @property
+    def in_channels(self) -> int:
+        return self.front.in_channels
+
+    @property
+    def classes(self) -> int:
+        return self.front.classes
+
+    @property
+    def attention_scores(self) -> int:
+        return self.net.attention_scores
 
     @property
     def net(self) -> GroupAttentionNetConfig:
@@ -49,19 +71,18 @@ class PooledHybridConfig:
         return replace(self, front=self.front.tiny(), channels=4, heads=1, layers=1, window=min(self.window, 3))
 
 
-class PooledHybrid(nn.Module):
+class PooledHybrid(ImageClassifier):
     """Stem → mean over poses → group attention network."""
 
+    Config = PooledHybridConfig
+
     def __init__(self, config: PooledHybridConfig = PooledHybridConfig()):
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.stem = make_stem(config.front)
         self.norm = nn.GroupNorm(1, config.front.stem[-1])
         self.net = GroupAttentionNet(config.net)
         self.head = nn.Identity()  # the network ends in class scores
 
     def features(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch d"]:
+        self.check(images)
         return self.net(self.norm(pool_elements(self.stem(images), "mean")))
-
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
-        return self.head(self.features(images))

@@ -8,10 +8,12 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from e2vit.layers.sequence import MultiHeadAttention, causal_mask, sinusoidal_positions
+from e2vit.models.classifier import check_counts
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,70 @@ class TransformerConfig:
     dropout: float = 0.0
 
     def __post_init__(self):
-        if self.heads < 1 or self.width % self.heads or self.width % 2:
+        check_counts(self, vocabulary=1, padding=0, width=1, heads=1, depth=0, expansion=1)
+        if self.width % self.heads or self.width % 2:
             raise ValueError(f"width {self.width} is not an even multiple of heads {self.heads}")
         if not 0 <= self.padding < self.vocabulary:
             raise ValueError(f"padding {self.padding} is not one of the {self.vocabulary} tokens")
+
+
+def frequencies(d: int) -> Float[Tensor, " pair"]:
+    """The d/2 angular frequencies of the sinusoidal encoding, from 1 down to almost 1/10000 radians per place."""
+    if d < 2 or d % 2:
+        raise ValueError(f"sines and cosines come in pairs: {d} features are not an even number of at least 2")
+    return 10_000.0 ** (-torch.arange(0, d, 2, dtype=torch.float64) / d)
+
+
+def sinusoidal_positions(length: int, d: int) -> Float[Tensor, "place d"]:
+    """Each place as d numbers in [−1, 1]: sine and cosine, side by side, of the place at d/2 frequencies. float64."""
+    radians = torch.outer(torch.arange(length, dtype=torch.float64), frequencies(d))
+    return rearrange([radians.sin(), radians.cos()], "p place pair -> place (pair p)")
+
+
+def shift_matrix(places: float | int, d: int) -> Float[Tensor, "d d"]:
+    """The matrix M with ``positions[t + places] = M @ positions[t]`` for every t: d/2 rotations of the plane."""
+    radians = frequencies(d) * places
+    sine, cosine = radians.sin(), radians.cos()
+    blocks = rearrange([cosine, sine, -sine, cosine], "(row column) pair -> pair row column", row=2)
+    return torch.block_diag(*blocks)
+
+
+def causal_mask(length: int) -> Bool[Tensor, "query key"]:
+    """True where a query may look: at its own place and at those before it."""
+    return torch.ones(length, length, dtype=torch.bool).tril()
+
+
+class MultiHeadAttention(nn.Module):
+    """softmax(q kᵀ / √head_dim) v for each head, through torch's fused attention; ``capture`` shows the weights."""
+
+    def __init__(self, width: int, heads: int, dropout: float = 0.0):
+        super().__init__()
+        if heads < 1 or width % heads:
+            raise ValueError(f"width {width} is not a multiple of heads {heads}")
+        self.heads, self.dropout = heads, dropout
+        self.qkv = nn.Linear(width, 3 * width)  # queries, keys and values, one after the other
+        self.out = nn.Linear(width, width)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch query d"],
+        memory: Float[Tensor, "batch key d"] | None = None,
+        mask: Bool[Tensor, "#batch #query key"] | None = None,
+    ) -> Float[Tensor, "batch query d"]:
+        """Queries from x, keys and values from memory; from x, too, without one: self-attention.
+
+        mask: True where a query may look. A query without such a key gets NaN.
+        """
+        if memory is None:
+            q, k, v = self.qkv(x).chunk(3, -1)
+        else:
+            width = x.shape[-1]
+            q = F.linear(x, self.qkv.weight[:width], self.qkv.bias[:width])
+            k, v = F.linear(memory, self.qkv.weight[width:], self.qkv.bias[width:]).chunk(2, -1)
+        q, k, v = (rearrange(y, "batch token (head d) -> batch head token d", head=self.heads) for y in (q, k, v))
+        seen = None if mask is None else mask[:, None]
+        mixed = F.scaled_dot_product_attention(q, k, v, seen, self.dropout if self.training else 0.0)
+        return self.out(rearrange(mixed, "batch head query d -> batch query (head d)"))
 
 
 class EncoderBlock(nn.Module):
@@ -43,7 +105,7 @@ class EncoderBlock(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch token d"], mask: Bool[Tensor, "#batch #token token"]
     ) -> Float[Tensor, "batch token d"]:
-        x = self.attention_norm(x + self.dropout(self.attention(x, x, mask)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
 
@@ -64,7 +126,7 @@ class DecoderBlock(nn.Module):
         mask: Bool[Tensor, "#batch target target"],
         memory_mask: Bool[Tensor, "#batch #target source"],
     ) -> Float[Tensor, "batch target d"]:
-        x = self.attention_norm(x + self.dropout(self.attention(x, x, mask)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, mask=mask)))
         x = self.cross_norm(x + self.dropout(self.cross_attention(x, memory, memory_mask)))
         return self.mlp_norm(x + self.dropout(self.mlp(x)))
 
@@ -109,6 +171,8 @@ class Transformer(nn.Module):
 
     def __init__(self, config: TransformerConfig = TransformerConfig()):
         super().__init__()
+        if not isinstance(config, TransformerConfig):
+            raise TypeError(f"Transformer takes a configuration such as TransformerConfig(), not {config!r}")
         self.config = config
         self.encoder, self.decoder = Encoder(config), Decoder(config)
         self.head = nn.Linear(config.width, config.vocabulary)

@@ -11,14 +11,15 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.layers.block import Block
 from e2vit.layers.position import plane_waves
+from e2vit.models.classifier import ImageClassifier, check_counts
+from e2vit.models.transformer import MultiHeadAttention
 
 
 @dataclass(frozen=True)
 class ViTConfig:
     image_size: int = 28  # side, pixels
-    channels: int = 1
+    in_channels: int = 1
     classes: int = 10
     patch_size: int = 4  # 49 tokens
     width: int = 96  # features per token
@@ -31,6 +32,7 @@ class ViTConfig:
     token_dropout: float = 0.0  # share of the patches of an image that a training step does not see
 
     def __post_init__(self):
+        check_counts(self, image_size=1, in_channels=1, classes=1, patch_size=1, width=1, depth=0, heads=1, expansion=1)
         if self.image_size % self.patch_size:
             raise ValueError(f"image size {self.image_size} is not a multiple of patch size {self.patch_size}")
         if self.width % self.heads:
@@ -51,14 +53,41 @@ class ViTConfig:
         """Tokens along one side of the image."""
         return self.image_size // self.patch_size
 
+    @property
+    def attention_scores(self) -> int:
+        """Scores of one image in one pass: one for each head, query and key."""
+        return self.depth * self.heads * (self.side**2 + (self.readout == "class_token")) ** 2
 
-class ViT(nn.Module):
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)). Source: Xiong et al. (2020), for the normalization first."""
+
+    def __init__(self, width: int, heads: int, expansion: int = 4, dropout: float = 0.0):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = MultiHeadAttention(width, heads, dropout)
+        self.mlp_norm = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(
+            nn.Linear(width, expansion * width),
+            nn.GELU(),
+            nn.Dropout(dropout),
+            nn.Linear(expansion * width, width),
+            nn.Dropout(dropout),
+        )
+
+    def forward(self, x: Float[Tensor, "batch token d"]) -> Float[Tensor, "batch token d"]:
+        x = x + self.attention(self.attention_norm(x))
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class ViT(ImageClassifier):
     """Patches become tokens, tokens attend to each other, their mean (or a class token) is classified."""
 
+    Config = ViTConfig
+
     def __init__(self, config: ViTConfig = ViTConfig()):
-        super().__init__()
-        self.config = config
-        self.embed = nn.Conv2d(config.channels, config.width, config.patch_size, stride=config.patch_size)
+        super().__init__(config)
+        self.embed = nn.Conv2d(config.in_channels, config.width, config.patch_size, stride=config.patch_size)
         tokens = config.side**2 + (config.readout == "class_token")
         self.position = nn.Parameter(torch.randn(1, tokens, config.width) * 0.02)
         if config.initial_position == "sinusoidal":
@@ -74,14 +103,9 @@ class ViT(nn.Module):
 
     def tokens(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch token d"]:
         """The patches of an image as tokens, with their positions added."""
-        config = self.config
-        if images.shape[1:] != (config.channels, config.image_size, config.image_size):
-            raise ValueError(
-                f"images have shape {tuple(images.shape[1:])}, this model takes "
-                f"({config.channels}, {config.image_size}, {config.image_size})"
-            )
+        self.check(images)
         x = rearrange(self.embed(images), "batch d row column -> batch (row column) d")
-        if config.readout == "class_token":
+        if self.config.readout == "class_token":
             x = torch.cat([self.class_token.expand(len(x), -1, -1), x], 1)
         return x + self.position
 
@@ -101,6 +125,3 @@ class ViT(nn.Module):
             x = block(x)
         x = self.norm(x)
         return x[:, 0] if self.config.readout == "class_token" else x.mean(1)
-
-    def forward(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch class_"]:
-        return self.head(self.features(images))

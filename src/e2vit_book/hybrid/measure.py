@@ -54,7 +54,7 @@ def multiply_adds(experiment: Experiment) -> float:
     model = build(experiment, 0).eval()
     for module in model.modules():
         if hasattr(module, "backend"):
-            module.backend = "naive"
+            module.backend = "reference"
     config = getattr(experiment.model, "front", experiment.model)
     channels = getattr(config, "in_channels", getattr(config, "channels", 1))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -5,13 +5,14 @@ and the features at the center of the map stay in place, so only their poses hav
 """
 
 import copy
+import math
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup
-from e2vit.layers.filters import grid_points, nearest_basis
+from e2vit.layers.filters import grid_points
 
 
 def smooth_images(
@@ -55,3 +56,17 @@ def with_nearest_filters(network: nn.Module, group: FiniteGroup) -> nn.Module:
         if "basis" in dict(module.named_buffers(recurse=False)):
             module.basis = nearest_basis(group, module.basis[0])
     return network
+
+
+def nearest_basis(group: FiniteGroup, filters: Float[Tensor, "basis pixel"]) -> Float[Tensor, "element basis pixel"]:
+    """Given upright filters turned by looking up the nearest pixel, zero outside: the way that does not work."""
+    kernel = math.isqrt(filters.shape[-1])
+    turned = []
+    for matrix in group.matrices:
+        places = grid_points(kernel) @ matrix  # R⁻¹x, for rows x
+        column = (places[:, 0] + (kernel - 1) / 2).round().long()
+        row = (-places[:, 1] + (kernel - 1) / 2).round().long()
+        inside = (row >= 0) & (row < kernel) & (column >= 0) & (column < kernel)
+        index = row.clamp(0, kernel - 1) * kernel + column.clamp(0, kernel - 1)
+        turned.append(filters[:, index.to(filters.device)] * inside.to(filters))
+    return torch.stack(turned)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from e2vit.actions import act
 from e2vit.groups import FiniteGroup
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 
 
 def rollout(
