@@ -3,11 +3,11 @@
     real/<data>/<network>/<augmentation>-<percent of the training images>
     real_recipe/rsscn7/<network>-<learning rate>
 
-Every network gets about the same processor time, half a minute on one thread, whatever the share of the images: the
-number of updates follows from its speed. One setting was chosen for each network, the learning rate, out of the same
-three, on the validation images of fold 0 of the aerial scenes, with all training images, augmentation by D4 and a third
-of the updates; the 79 validation galaxies are too few to choose by. For the same reason the last epoch is kept, not the
-best one. Weights are not averaged: in runs this short an average drags its first statistics of batch norms along.
+Every network gets about forty seconds of one thread, whatever the share of the images: the number of updates follows
+from its speed. One setting was chosen for each network, the learning rate, out of the same three, on the validation
+images of fold 0 of the aerial scenes, with all training images, augmentation by D4 and a third of the updates; the 79
+validation galaxies are too few to choose by. For the same reason the last epoch is kept, not the best one. Weights are
+not averaged: in runs this short an average drags its first statistics of batch norms along.
 """
 
 from typing import Any
