@@ -6,7 +6,9 @@ from scipy import stats
 
 from e2vit.actions import act
 from e2vit.data import as_float
+from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.real import CHOSEN
 from e2vit.groups import dihedral
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit_book.real import figures, measure
@@ -92,3 +94,11 @@ def test_each_run_has_a_fold_and_each_network_the_same_trials():
     assert len(trials) == 5 and len({frozenset(rates) for rates in trials.values()}) == 1
     rates = trials["vit"]
     assert all(entry.training.learning_rate in rates for entry in entries if entry.network != "vit-views")
+
+
+def test_the_chosen_rate_is_the_best_of_the_trials_on_validation():
+    for network, rate in CHOSEN.items():
+        found = records.find("real_recipe/", network=network)
+        if found:  # the hybrid over D8 had no trials of its own
+            best = max(found, key=lambda record: record["validation"]["accuracy"])
+            assert best["configuration"]["training"]["learning_rate"] == rate
