@@ -828,7 +828,7 @@ Markdown(
 
 # %% tags=["hide-input"]
 trials = weaknesses.finished(
-    mode, ("attention_recipe/chosen",), setting="attention_recipe"
+    mode, ("attention_recipe/rate-1e-2",), setting="attention_recipe"
 )
 trial_of = {
     experiment.method: of_one[0]
