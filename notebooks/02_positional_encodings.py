@@ -40,8 +40,8 @@ from e2vit.groups import (
 )
 from e2vit.layers import LiftingConv, LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
-from e2vit.models.transformer import MultiHeadAttention
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit.testing import randomized
 from e2vit_book.exercise import Exercise
 from e2vit_book.positions import figures

@@ -65,7 +65,7 @@ figures.tiles(drawn.images, [("FR I", "FR II")[label] for label in drawn.labels]
 #
 # The images are cut into five folds, the same for every network. A run trains on 70 % of the images, and is tested on
 # 20 % that no other fold tests. The remaining 10 % are for validation. Every network has about the same processor time,
-# half a minute on one thread. A faster network does more updates. One setting was chosen for each network: the learning
+# forty seconds on one thread. A faster network does more updates. One setting was chosen for each network: the learning
 # rate, out of the same three, on the validation images of one fold.
 #
 # - **Hybrid** over $D_4$, the eight symmetries of the square (chapter 5); for galaxies also over $D_8$.
@@ -208,6 +208,6 @@ display(
 # %% [markdown]
 # [Ông and Bökman (2026)](https://arxiv.org/abs/2606.27864) trained networks equivariant to groups from $C_1$ to $D_6$ on
 # aerial images of another set, PatternNet. They report a clear gain at 10 % of the data and no distinguishable difference
-# at 100 %. Their networks are trained to convergence on many more images; ours get half a minute, and the two
+# at 100 %. Their networks are trained to convergence on many more images; ours get forty seconds, and the two
 # architectures compared here differ in more than their symmetry: the hybrid has convolutions, the ViT has none. The CNN
 # and the G-CNN in the table above differ in the symmetry alone.

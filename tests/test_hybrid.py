@@ -210,7 +210,7 @@ def test_the_stages_are_exact_and_absolute_positions_are_seen_where_they_enter()
 
 @pytest.mark.parametrize("mode", ["joint", "within_pose"])
 def test_queries_ask_and_keys_answer(mode):
-    """Identical keys get identical weights, whatever the queries are; identical queries still choose."""
+    """Equal keys get equal weights, whatever the queries are; equal queries still choose among keys."""
     layer = randomized(PoseAttention(cyclic(1), 3, 4, 2, mode, "rotary"))
     x = torch.randn(2, 1, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -231,7 +231,7 @@ class GroupAttentionNet(ImageClassifier):
         self.classify = Pointwise(last, config.classes, bias=False)
         if config.readout == "mean":
             with torch.no_grad():
-                self.classify.weight *= 0.1  # all classes start about as likely; released logits start near 100
+                self.classify.weight.mul_(0.1)  # all classes start about as likely; released logits start near 100
         self.head = nn.Identity()  # classes come before the pooling, which ends in a maximum: nothing is left to do
 
     def _attention(self, channels: int, out_channels: int, lifting: bool = False) -> LocalGroupSelfAttention:
@@ -294,12 +294,7 @@ class GroupAttentionNet(ImageClassifier):
 
     @classmethod
     def from_released(
-        cls,
-        state: dict[str, Any],
-        group: FiniteGroup,
-        index: Callable,
-        window: int,
-        tables: str = "state",
+        cls, state: dict[str, Any], group: FiniteGroup, index: Callable, window: int, tables: str = "state"
     ) -> "GroupAttentionNet":
         """The released rotMNIST network with released weights, in evaluation mode and in their floating type.
 

@@ -209,7 +209,9 @@ def calibration(
     for ax, (name, logits) in zip(axes.flat, answers.items(), strict=False):
         confidence, right, count = (x.numpy() for x in reliability(logits, labels))
         full = count >= least
-        low, high = np.array([wilson(p, int(n)) for p, n in zip(right[full], count[full], strict=True)]).reshape(-1, 2).T
+        low, high = (
+            np.array([wilson(p, int(n)) for p, n in zip(right[full], count[full], strict=True)]).reshape(-1, 2).T
+        )
         reach = np.clip([right[full] - low, high - right[full]], 0, None)
         ax.plot([0, 1], [0, 1], ":", color="gray")
         ax.errorbar(confidence[full], right[full], yerr=reach, fmt="o-", color=BLUE, capsize=2)

@@ -117,4 +117,4 @@ def feature_max(features: ViewFeatures) -> Features:
 
 def _of_view(logits: ViewLogits, view: Tensor) -> Logits:
     """The logits of one chosen view of every image."""
-    return logits.take_along_dim(view[:, None, None], 1).squeeze(1)
+    return logits.gather(1, view[:, None, None].expand(-1, 1, logits.shape[-1])).squeeze(1)

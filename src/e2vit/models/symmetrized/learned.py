@@ -181,8 +181,8 @@ class CanonicalLearned(nn.Module):
         )
 
     def forward(self, views: Float[Tensor, "batch element channel height width"]) -> Float[Tensor, "batch element"]:
-        gray = rearrange(views.mean(2), "batch element height width -> (batch element) 1 height width")
-        scores = rearrange(self.score(gray), "(batch element) 1 -> batch element", batch=len(views))
+        gray = views.mean(2).flatten(0, 1)[:, None]  # (batch element) 1 height width; also of an empty batch
+        scores = self.score(gray).reshape(views.shape[:2])
         chosen = torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)
         if not self.training:
             return chosen

@@ -29,6 +29,14 @@ class Split:
     head: Callable[[Tensor], Tensor]
     width: int | None
     model: Callable | None = None  # that was taken apart
+    layers: tuple[nn.Module, ...] = ()  # that begin the head
+
+    def fits(self, model: Callable) -> bool:
+        """Whether it is this model that was taken apart, with these layers."""
+        if not isinstance(self.features, InputOf) or not isinstance(model, nn.Module):
+            return self.model is None or self.model is model
+        there = [model.get_submodule(name) for name in self.features.names]
+        return self.model is model and all(a is b for a, b in zip(there, self.layers, strict=True))
 
 
 class Tap(TorchFunctionMode):
@@ -44,14 +52,8 @@ class Tap(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
-        if (
-            self.inputs is not None
-            and not self.calls
-            and func is F.batch_norm
-            and len(args) > 5
-            and args[1] is not None
-        ):
-            args = (*args[:5], False, *args[6:])  # before the head nothing is learned from the example
+        if func is F.batch_norm and self.inputs is not None and not self.calls:
+            kwargs = kwargs | {"training": False}  # before the head nothing is learned from the example
         if func not in (F.linear, F.conv2d) or len(args) < 2 or not self._wanted(func, args):
             return func(*args, **kwargs)
         self.calls.append((args[0], args[1]))
@@ -75,7 +77,8 @@ class InputOf:
     names: tuple[str, ...]
 
     def __call__(self, images: Tensor) -> Float[Tensor, "batch d"]:
-        with Tap(weights(self.model, self.names)) as tap:
+        tap = Tap(weights(self.model, self.names))
+        with tap:
             self.model(images)
         if not tap.calls:
             raise ValueError(
@@ -111,15 +114,8 @@ class Rest:
 
 
 def weights(model: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """The weights of the layers with these names, which may have been replaced since."""
-    layers = [model.get_submodule(name) for name in names]
-    for name, layer in zip(names, layers, strict=True):
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            raise ValueError(
-                f"the head {name} of {type(model).__name__} was replaced by something that is not a linear layer: "
-                "wrap the model again"
-            )
-    return tuple(layer.weight for layer in layers)
+    """The weights of the linear layers with these names."""
+    return tuple(model.get_parameter(f"{name}.weight") for name in names)
 
 
 def split(
@@ -150,7 +146,7 @@ def split(
             raise ValueError(
                 f"{name} is not a function of what flows into its last linear layer, a vector for each image: {WAY_OUT}"
             )
-        _check(found, model, torch.cat([images, images.flip(0), images.flip(-1)]), output)
+        _check(found, model, torch.cat([images, images[:1].flip(-1)]), output)
     return found
 
 
@@ -197,7 +193,8 @@ def _found(model: nn.Module, images: Tensor, output: Output) -> Split | None:
                     and torch.equal(probed, given[0])
                 )
                 rest = layer if nothing_follows else Rest(model, names, tuple(images.shape[1:]), output)
-                return Split(InputOf(model, names), rest, x.shape[1], model)
+                layers = tuple(model.get_submodule(name) for name in names)
+                return Split(InputOf(model, names), rest, x.shape[1], model, layers)
     whole = output(whole)
     if whole.ndim == 2 and any(whole is x for x in empty):  # a head that was taken off: features come out
         return Split(Whole(model, output), nn.Identity(), whole.shape[1], model)
@@ -236,18 +233,18 @@ def _probe(
         given.append(numbers * sizes.to(y).repeat(len(y) // 2 + 1)[: len(y)].reshape(-1, *[1] * (y.ndim - 1)))
         return given[-1]
 
-    leaf = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+    with torch.inference_mode(False), torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+        leaf = images.detach().clone().requires_grad_()
         y = output(model(leaf * 1))
-    if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
-        return None, given
+        if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
+            return None, given
     return y.detach(), given
 
 
 @torch.no_grad()
 def _check(parts: Split, model: Callable, images: Tensor, output: Output) -> None:
     """Error: ValueError when head(features(images)) is not what the model returns, up to rounding."""
-    expected, found = output(model(images)), output(parts.head(parts.features(images)))
+    expected, found = output(model(images)), output.again(parts.head(parts.features(images)))
     slack = torch.finfo(expected.dtype).eps ** 0.5
     finite = expected[expected.isfinite()].abs()
     size = finite.max().item() if finite.numel() else 1.0

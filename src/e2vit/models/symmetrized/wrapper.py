@@ -127,7 +127,7 @@ class Symmetrized(nn.Module):
     @property
     def parts(self) -> Split:
         """The model as features and a head. Error: ValueError for a model whose parts are not known."""
-        if self._split is None or self._split.model not in (None, self.model):
+        if self._split is None or not self._split.fits(self.model):
             self._split = split(self.model, None, None, self.example, self.output)
         return self._split
 
@@ -156,7 +156,7 @@ class Symmetrized(nn.Module):
         views: the images themselves, for an aggregate that looks at them.
         """
         if self.combines == "features":
-            return self._checked(self.output(self.parts.head(self.aggregate(seen))), len(seen), "logits")
+            return self._checked(self.output.again(self.parts.head(self.aggregate(seen))), seen.shape[0], "logits")
         if self.combines == "images":
             return _weighted(self.aggregate(views), seen)
         if self.output_action in (None, "maps"):
@@ -171,7 +171,7 @@ class Symmetrized(nn.Module):
             half = x.clamp(min=torch.finfo(x.dtype).min / 4).movedim(-1, -2) / 2  # a masked label is no NaN
             x = torch.stack([half, -half], -1)  # batch *place label element 2
         y = self.aggregate(x.flatten(0, -3))
-        y = y.unflatten(0, x.shape[:-2]) if x.ndim > 3 else self._checked(y, len(seen), "logits")
+        y = y.unflatten(0, x.shape[:-2]) if x.ndim > 3 else self._checked(y, seen.shape[0], "logits")
         y = y[..., 0] - y[..., 1] if labels else y
         return y[..., 0] if seen.ndim == 2 else y.movedim(-1, 1)
 
@@ -197,16 +197,12 @@ class Symmetrized(nn.Module):
         if not torch.compiler.is_compiling():
             index = torch.arange(len(seen), device=seen.device)
             self._refuse_nan(seen, index // self.group.order, index % self.group.order)
-        return (
-            seen.unflatten(0, (-1, self.group.order))
-            if len(seen)
-            else seen.reshape(0, *views.shape[1:2], *seen.shape[1:])
-        )
+        return seen.unflatten(0, views.shape[:2])
 
     def _passes(self, f: Callable, views: Tensor, what: str) -> Tensor:
         """f of many images, at most ``chunk`` at a time."""
-        if self.chunk is None or len(views) <= self.chunk or torch.compiler.is_compiling():
-            return self._checked(f(views), len(views), what)
+        if self.chunk is None or torch.compiler.is_compiling() or views.shape[0] <= self.chunk:
+            return self._checked(f(views), views.shape[0], what)
         return torch.cat([self._checked(f(part), len(part), what) for part in _even(views, self.chunk)])
 
     def _view(self, matrix: motion.Matrix, images: Tensor) -> Tensor:
