@@ -3,8 +3,9 @@
 #   make book        execute the notebooks that changed, build the pages      make test       all tests
 #   make serve       the book on a local port                                 make pdf        the book as one PDF
 #   make notebooks   execute all notebooks                                    make soak       the long tests
-#   make links       ask every link whether it still leads anywhere           make clean      drop what was built
-#   make reproduce   train what has no record yet, MINUTES=60 at most         make headline   README's tables
+#   make lint        ruff and pyright                                         make clean      drop what was built
+#   make links       check every external link                                make mutants    small faults against tests
+#   make reproduce   train what has no record yet, MINUTES=60 at most         make tables     tables from records
 #
 # CONSTRAINTS=constraints.txt installs the exact versions that the book was last built with.
 
@@ -19,7 +20,7 @@ READY := $(VENV)/ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts models test soak mutants reproduce headline serve pdf links clean
+.PHONY: book notebooks pages scripts models lint test soak mutants reproduce tables serve serve-built pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -37,8 +38,11 @@ book: $(READY) scripts models
 notebooks: $(READY)
 	@$(BIN)/python book/tools/execute.py --all
 
-scripts: $(READY)
-	@$(BIN)/python book/tools/vendor.py
+# The scripts of the pages, in exact versions. Without npm, the pages take them from public networks.
+scripts:
+	@test book/node_modules/.package-lock.json -nt book/package-lock.json || npm ci --prefix book --silent || { \
+	  echo "npm is missing or has no network: the pages will take their scripts from public networks (CDN)" >&2; \
+	  test -z "$$E2VIT_REQUIRE_ALL"; }
 
 # The networks of the live page, exported from their checkpoints.
 models: $(READY) scripts
@@ -48,8 +52,13 @@ models: $(READY) scripts
 pages: $(READY)
 	@$(BIN)/jupyter-book build . --all -W -n --keep-going --quiet
 
+lint: $(READY)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/pyright --pythonpath $(BIN)/python
+
 test: $(READY) scripts models
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake -m "not soak" tests notebooks
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --nbmake 
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -m soak tests
@@ -60,16 +69,22 @@ mutants: $(READY)
 
 reproduce: $(READY)
 	@$(BIN)/python -m e2vit run --missing --budget-minutes $(MINUTES)
-	@$(MAKE) --no-print-directory headline
+	@$(MAKE) --no-print-directory tables
 	@$(BIN)/python -m e2vit status
 
-# After new records: their exactness is measured, then the tables in README.md are written.
-headline: $(READY)
+# After new records: their exactness is measured, then the tables of README.md and of the pages are written.
+tables: $(READY)
 	@$(BIN)/python benchmarks/throughput.py --refresh
-	@$(BIN)/python book/tools/headline.py
+	@$(BIN)/python book/tools/tables.py
+	@$(BIN)/python book/tools/weights.py
 
-serve: book
-	@$(BIN)/python book/tools/serve.py $(PORT)
+serve: book serve-built
+
+serve-built:
+	@mkdir -p _build
+	@echo "the book is at http://127.0.0.1:$(PORT)/ until Ctrl+C"
+	@$(BIN)/python -m http.server $(PORT) --bind 127.0.0.1 --directory _build/html 2> _build/serve.log \
+	  || { tail -n 1 _build/serve.log >&2; exit 1; }
 
 pdf: book
 	@$(BIN)/python book/tools/pdf.py
@@ -79,5 +94,5 @@ links: $(READY)
 	@$(BIN)/jupyter-book build . --builder linkcheck --quiet
 
 clean:
-	rm -rf _build book/_static/vendor .pytest_cache .ruff_cache .hypothesis
+	rm -rf _build book/_static/vendor book/node_modules .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("E2VIT_MODE", "quick")
 os.environ.setdefault("E2VIT_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("JUPYTER_PREFER_ENV_PATH", "1")  # the kernel is that of this environment
 # torch 2.4 checks its own types with beartype wherever that is installed, and fails on a newer onnxscript.
 os.environ.setdefault("TORCH_ONNX_EXPERIMENTAL_RUNTIME_TYPE_CHECK", "DISABLED")
 

@@ -6,11 +6,10 @@ where the book reads them. Needs Chromium with its driver, and the scripts that 
 """
 
 import argparse
-import functools
-import http.server
 import json
 import platform
 import shutil
+import sys
 import tempfile
 import threading
 from datetime import date
@@ -24,14 +23,16 @@ from e2vit.export import export_run
 from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
-RUNTIME = ROOT / "book" / "_static" / "vendor" / "onnxruntime-web" / "dist"
-NETWORKS = {
+sys.path.insert(0, str(ROOT / "book" / "tools"))
+from pdf import browser, server  # noqa: E402
+
+RUNTIME = ROOT / "book" / "node_modules" / "onnxruntime-web" / "dist"
+NETWORKS = {  # experiment → runs
     "rotmnist/vit": 100,
     "rotmnist/gcnn-p4cnn": 100,
-    "rotmnist/hybrid-c4": 100,  # experiment → runs
+    "rotmnist/hybrid-c4": 100,
     "rotmnist/corrected-c4-tenth": 2,
 }
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 MEASURE = """
 const [file, rounds, done] = arguments;
 (async () => {
@@ -49,34 +50,22 @@ const [file, rounds, done] = arguments;
 """
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    extensions_map = {
-        **http.server.SimpleHTTPRequestHandler.extensions_map,
-        ".mjs": "text/javascript",
-        ".wasm": "application/wasm",
-    }
-
-    def log_message(self, *arguments):
-        pass
-
-
 def measure(folder: Path, files: dict[str, str]) -> tuple[dict[str, float], str]:
     """Milliseconds for one image, by experiment; and the browser's version."""
     options = webdriver.ChromeOptions()
-    options.binary_location = next(filter(None, map(shutil.which, BROWSERS)), "")
+    options.binary_location = browser() or ""
     for flag in ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"):
         options.add_argument(flag)
-    handler = functools.partial(Handler, directory=str(folder))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with server(folder) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
         window = webdriver.Chrome(options=options, service=webdriver.ChromeService(shutil.which("chromedriver")))
         window.command_executor.client_config.timeout = 900  # seconds, for the slowest
         window.set_script_timeout(800)
-        window.get(f"http://127.0.0.1:{server.server_port}/index.html")
+        window.get(f"http://127.0.0.1:{serving.server_port}/index.html")
         found = {name: window.execute_async_script(MEASURE, file, NETWORKS[name]) for name, file in files.items()}
         version = window.capabilities["browserVersion"]
         window.quit()
-        server.shutdown()
+        serving.shutdown()
     if wrong := [f"{name}: {said}" for name, said in found.items() if isinstance(said, str)]:
         raise SystemExit("; ".join(wrong))
     return found, version

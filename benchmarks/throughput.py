@@ -5,9 +5,10 @@
 
 All models in one process, turn by turn, forward in float32 on the same images; experiments that share a model share its
 numbers. On a CPU with one thread the clock is the processor time of the process, which other work on the machine
-disturbs least; on a GPU it is the wall clock. The best round counts. The change is that of the logits, max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded
-digits, in float64: once with the weights of the first record, where there is one, and once with every weight redrawn,
-since weights that start at zero hide a broken symmetry.
+disturbs least; on a GPU it is the wall clock. The best round counts. The change is that of the logits,
+max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded digits, in float64: once with the weights of the
+first record, where there is one, and once with every weight redrawn, since weights that start at zero hide a broken
+symmetry.
 --write keeps the numbers in data/results/benchmarks/throughput.json.
 """
 
@@ -37,7 +38,7 @@ from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
-from headline import MODELS  # noqa: E402  the rows of the table say what is to be measured
+from shown import ROWS  # noqa: E402
 
 
 def images_per_second(models: dict[str, nn.Module], batch: int, rounds: int, device: str) -> dict[str, float]:
@@ -112,6 +113,7 @@ def main() -> None:
     path = results_folder() / "benchmarks" / "throughput.json"
     if options.refresh:
         record = json.loads(path.read_text(encoding="utf-8"))
+        record["models"] = {name: entry for name, entry in record["models"].items() if name in ROWS}
         for name, entry in record["models"].items():
             fresh = {key: value for key, value in entry.items() if key not in ("change_trained", "weights")}
             record["models"][name] = fresh | trained(name, entry)
@@ -128,7 +130,7 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     """The whole record."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     torch.set_num_threads(1)
-    names = {name: json.dumps(plain(EXPERIMENTS[name].model), sort_keys=True) for name in MODELS}
+    names = {name: json.dumps(plain(EXPERIMENTS[name].model), sort_keys=True) for name in ROWS}
     first = {key: name for name, key in reversed(names.items())}  # configuration → the experiment that stands for it
     models = {key: build(EXPERIMENTS[name], 0).to(device).eval() for key, name in first.items()}
     speeds = images_per_second(models, batch, rounds, device)

@@ -16,7 +16,7 @@ import torch
 from e2vit.groups import FiniteGroup, from_matrices
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "book" / "tools"))
+sys.path[:0] = [str(ROOT / "book" / folder) for folder in ("tools", "_ext")]
 NOT_RUN = "not run: "
 
 
@@ -95,22 +95,6 @@ def build(output: Path, *options: str, root: Path = ROOT) -> subprocess.Complete
 
 
 @pytest.fixture(scope="session")
-def log(tmp_path_factory) -> Path:
-    """What disturbed runs say."""
-    return tmp_path_factory.mktemp("log") / "log"
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory, log) -> tuple:
-    """What an undisturbed run of disturbing.SMALL ends with."""
-    from disturbing import outcome, work
-
-    results = tmp_path_factory.mktemp("whole")
-    assert work(results, log) == 0
-    return outcome(results)
-
-
-@pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """The folder with the pages of the book."""
     output = tmp_path_factory.mktemp("book")
@@ -122,9 +106,9 @@ def built(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def site(built) -> str:
     """The address at which the built pages are served."""
-    from serve import server
+    from pdf import server
 
-    with server(0, built) as serving:
+    with server(built) as serving:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{serving.server_port}"
         serving.shutdown()
@@ -154,13 +138,8 @@ def browser(built, tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def axe(tmp_path_factory) -> str:
+def axe() -> str:
     """The script of axe-core, which finds what keeps people from reading a page."""
-    import vendor
-
-    folder = tmp_path_factory.mktemp("axe")
-    try:
-        vendor.fetch("axe-core", folder)
-    except (vendor.VendorError, OSError, subprocess.TimeoutExpired):
-        require(False, "npm, and so axe-core,")
-    return (folder / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    script = ROOT / "book" / "node_modules" / "axe-core" / "axe.min.js"
+    require(script.exists(), "npm, and so axe-core,")
+    return script.read_text(encoding="utf-8")

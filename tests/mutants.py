@@ -26,7 +26,6 @@ TESTS = {  # module → the fastest tests that are enough for it
     "groups": ["test_groups.py", "test_index_tables.py"],
     "actions": ["test_actions.py"],
     "layers/attention": ["test_group_attention_input.py", "test_group_attention.py", "test_position.py"],
-    "layers/local_attention": ["test_group_attention.py", "test_group_attention_input.py"],
     "layers/convolution": ["test_convolution.py"],
     "layers/kernel_basis": ["test_kernel_basis.py", "test_convolution.py"],
     "layers/position": ["test_position.py", "test_group_attention.py"],
@@ -44,7 +43,8 @@ EQUIVALENT = {  # "module: change" → why it is no fault
     "torch.cdist(matrices.flatten(1), matrices.flatten(1))": "a set's distances to itself, either way round",
     "actions: -2 → 2": "of four axes, 2 and -2 are the same one",
     "actions: a * d - b * c < 0 → a * d - b * c <= 0": "a determinant of 1 or -1",
-    "actions: group.matrices[g] - group.matrices[g].round() → group.matrices[g].round() - group.matrices[g]": "its absolute value is what counts",
+    "actions: group.matrices[g] - group.matrices[g].round() → "
+    "group.matrices[g].round() - group.matrices[g]": "its absolute value is what counts",
     "layers/pose_attention: k.transpose(-2, -1) → k.transpose(-1, -2)": "the same two axes",
     "layers/pose_attention: q.device.type == 'cpu' → q.device.type != 'cpu'": "torch's kernel gives the same, slower",
     "layers/position: 16 → 17": "one wave more, a choice of size",

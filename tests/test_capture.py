@@ -122,8 +122,8 @@ def test_group_attention_gives_the_output_of_the_layer():
     value = rearrange(value, "b (head d) g y x -> b head d g y x", head=2)
     mixed = einsum(
         seen.attention["lifting"],
-        windows(F.pad(value, (1,) * 4), 3),
-        "b head v g m o y x, b head d m o y x -> b head d v y x",
+        windows(F.pad(value, (1,) * 4), 3).flatten(-2),
+        "b head v g m o y x, b head d m y x o -> b head d v y x",
     )
     out = model.lifting.out(rearrange(mixed, "b head d v y x -> b (head d) v y x"))
     assert (out - seen.features["lifting"]).abs().max() < 1e-10

@@ -73,7 +73,8 @@ def parts():
         ("no odd square window", lambda x: {"k": x["k"][..., 1:], "value": x["value"][..., 1:]}),
         (r"the axes of position are \(8, 3\)", lambda x: {"position": x["position"][:, 1:]}),
         ("as many output poses as query poses, got 7 and 4", lambda x: {"diagonal": True}),
-        ("in the naive backend alone, not in numba", lambda x: {"dropout": 0.1, "backend": "numba"}),
+        ("in the reference backend alone, not in 'numba'", lambda x: {"dropout": 0.1, "backend": "numba"}),
+        ("'triton' runs on cuda, the tensors are on cpu", lambda x: {"backend": "triton"}),
         ("not 'magic'", lambda x: {"backend": "magic"}),
     ],
 )
@@ -91,7 +92,7 @@ def test_a_table_of_another_group_is_refused():
 
 def test_few_scores_need_no_compiled_kernel():
     x = parts()
-    assert choose(x["q"], x["k"], x["position"]) == "naive"
+    assert choose(x["q"], x["k"], x["position"]) == "reference"
     many = torch.zeros(1, 2, 3, 4, 4 * FEW_SCORES, 1, device="meta")
     assert choose(many, x["k"].to("meta"), x["position"].to("meta")) != "triton"
 
@@ -118,7 +119,7 @@ def test_a_pointwise_map_begins_with_the_variance_that_a_rectifier_needs():
 
 @pytest.mark.parametrize("window", [3, 5, 7])
 def test_the_weights_of_a_window_of_any_side_sum_to_one(window):
-    layer = LocalGroupSelfAttention(cyclic(2), 3, 2, 4, window=window, backend="naive").double()
+    layer = LocalGroupSelfAttention(cyclic(2), 3, 2, 4, window=window, backend="reference").double()
     weights = layer.weights(torch.randn(1, 3, 2, 7, 8, dtype=torch.float64))
     assert weights.shape[-3:] == (window**2, 7, 8)
     assert (weights.sum((4, 5)) - 1).abs().max() < 1e-12

@@ -1,149 +1,93 @@
-"""The headline of README.md: it says what the records say, and is out of date as soon as they say something else."""
+"""The tables of README.md and of the pages say what the records say."""
 
 import json
 
-import headline
 import pytest
+import shown
+import tables
 
-from e2vit.experiments import results_folder
-from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.experiments import EXPERIMENTS, build
 
-README = headline.ROOT / "README.md"
-COSTS = json.loads((results_folder() / "benchmarks" / "throughput.json").read_text(encoding="utf-8"))
+COSTS = tables.read(tables.RESULTS / "benchmarks" / "throughput.json")
 
 
-def record(accuracy=0.98, count=50_000, seconds=90.0, device="Intel(R) Xeon(R) Processor (CPU), 2 threads", sha="a"):
+def record(accuracy: float = 0.98, origin: str = "rebuilt from MNIST", **changes) -> dict:
     return {
-        "test": {"accuracy": accuracy, "interval": [accuracy - 0.002, accuracy + 0.001], "count": count},
-        "seconds": seconds,
+        "experiment": "rotmnist/vit",
+        "test": {"accuracy": accuracy, "count": 50_000},
+        "seconds": 90.0,
         "parameters": 12_345,
-        "device": device,
-        "checkpoint_sha256": sha,
-        "curve": [{"epoch": 1}, {"epoch": 2}],
-        "configuration": {"training": {"epochs": 2}},
-        "data": {"origin": "rebuilt from MNIST"},
-    }
+        "training_images": 12_000,
+        "device": "Intel(R) Xeon(R) Processor (CPU), 1 threads",
+        "data": {"origin": origin},
+        "checkpoint_sha256": "a",
+    } | changes
 
 
-@pytest.fixture
-def records(monkeypatch):
-    """Records by experiment, in place of those of the folder."""
-    made = {}
-
-    def seeds_present(name, results=None):
-        return list(range(len(made.get(name, []))))
-
-    monkeypatch.setattr(headline, "seeds_present", seeds_present)
-    monkeypatch.setattr(headline, "read_record", lambda name, seed, results=None: made[name][seed])
-    return made
+def test_no_table_is_out_of_date(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["tables.py", "--check"])
+    assert tables.main() == 0, "run make tables"
 
 
-def test_the_readme_is_up_to_date():
-    text = README.read_text(encoding="utf-8")
-    assert headline.updated(text, headline.tables()) == text, "run python book/tools/headline.py"
+def test_a_table_is_replaced_between_its_marks_alone():
+    text = "a\n<!-- x:begin -->\nold\n<!-- x:end -->\nb\n"
+    assert tables.updated(text, "x", ["new"]) == text.replace("old", "new")
+    with pytest.raises(ValueError, match="marks of the table y"):
+        tables.updated(text, "y", [])
 
 
-def test_a_new_record_puts_it_out_of_date(records):
-    before = headline.tables()
-    records["rotmnist/vit"] = [record()]
-    assert headline.tables() != before
+def test_every_experiment_that_is_shown_exists_and_its_costs_are_measured():
+    names = {*shown.ROWS, *shown.LIVE.values(), *shown.PACKAGED.values(), *sum(shown.TURNING.values(), ())}
+    assert names <= set(EXPERIMENTS) and set(COSTS["models"]) == set(shown.ROWS)
 
 
-def test_what_stands_outside_of_the_marks_stays():
-    text = f"a\n{headline.MARKS[0]}old\n{headline.MARKS[1]}\nb\n"
-    assert headline.updated(text, "new\n") == text.replace("old", "new")
-    assert headline.updated(headline.updated(text, "new\n"), "old\n") == text
-
-
-def test_every_row_is_an_experiment_and_its_costs_are_measured():
-    assert set(headline.MODELS) <= set(EXPERIMENTS)
-    assert set(COSTS["models"]) == set(headline.MODELS)
-
-
-@pytest.mark.parametrize("name", ["rotmnist/hybrid-c4", "rotmnist/gsa-c4", "rotmnist/gcnn-p4cnn"])
+@pytest.mark.parametrize("name", ["rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn"])
 def test_the_parameters_of_the_costs_are_those_of_the_model(name):
     assert COSTS["models"][name]["parameters"] == sum(p.numel() for p in build(EXPERIMENTS[name], 0).parameters())
 
 
 def test_what_is_equivariant_is_exact_and_what_is_not_is_seen():
     changes = {name: entry["change_redrawn"] for name, entry in COSTS["models"].items()}
-    for name in ("hybrid-c4", "hybrid-c8", "corrected-c4", "gevit-c4", "gcnn-p4cnn", "gcnn-modern"):
-        assert changes[f"rotmnist/{name}"] < 1e-13
-    for name in ("vit", "gcnn-z2cnn", "attention-z2", "gsa-c4"):
-        assert changes[f"rotmnist/{name}"] > 1e-7  # averaging at the end hides much of the fault of gsa-c4
-
-
-def test_several_seeds_are_a_mean_with_its_standard_error():
-    assert headline.accuracy([record(0.97), record(0.98), record(0.99)]) == "98.00 ± 0.58"
-    assert headline.accuracy([record(0.98)]) == "98.00 [97.80, 98.10]"
+    exact = {name for name in changes if "/vit" not in name}
+    assert max(changes[name] for name in exact) < 1e-12 < 1e-2 < min(changes[n] for n in changes.keys() - exact)
 
 
 def test_a_row_says_what_the_records_and_the_measurement_say():
-    cost = {
-        "images_per_second": 750.0,
-        "attention_scores": 38416,
-        "change_trained": 5.6e-16,
-        "weights": {"seed": 0, "checkpoint_sha256": "a"},
-    }
-    assert headline.reach("x", "Net", [record()], cost) == (
-        "| Net | 98.00 [97.80, 98.10], 1&nbsp;seed, 2&nbsp;epochs | 12,345 | 6·10⁻¹⁶ |"
-    )
-    assert "1&nbsp;seed |" in headline.reach("x", "Net", [record() | {"curve": []}], cost)  # nothing was trained
-    assert headline.price("x", "Net", [record()], cost) == "| Net | 38,416 | 750 | 90 s, Intel Xeon, 2 threads |"
-    two = [record(), record(device="NVIDIA H200", seconds=30.0)]
-    assert headline.price("x", "Net", two, cost).endswith("| 90 s, Intel Xeon, 2 threads; 30 s, NVIDIA H200 |")
-
-
-def test_a_change_measured_with_other_weights_is_not_told():
-    cost = {"change_trained": 0.5, "weights": {"seed": 0, "checkpoint_sha256": "of an older run"}}
-    assert headline.reach("x", "Net", [record(sha="b")], cost).endswith("| – |")
+    runs = [record(0.95), record(0.96), record(0.97)]
+    costs = {"rotmnist/vit": {"change_trained": 5.6e-16, "weights": {"checkpoint_sha256": "a"}}}
+    rows = tables.headline({("rotmnist/vit", "x"): runs}, {"models": costs})
+    assert rows[2:] == ["| turned digits | Plain ViT | 96.00 [93.52, 98.48], 3&nbsp;seeds | 12,345 | 6·10⁻¹⁶ |"]
+    other = {"models": {"rotmnist/vit": {"change_trained": 0.5, "weights": {"checkpoint_sha256": "older"}}}}
+    assert tables.headline({("rotmnist/vit", "x"): runs}, other)[2].endswith("| – |")
 
 
 @pytest.mark.parametrize(
     "value, said",
     [(0.0, "0"), (5.6e-16, "6·10⁻¹⁶"), (1.2e-12, "1·10⁻¹²"), (0.0412, "4.1 %"), (4.9e-6, "0.00049 %"), (1.48, "148 %")],
 )
-def test_a_change_is_told_in_percent_or_as_a_power_of_ten(value, said):
-    assert headline.share(value) == said
+def test_a_change_is_in_percent_or_a_power_of_ten(value, said):
+    assert tables.share(value) == said
 
 
-def test_copies_of_the_images_have_tables_of_their_own(records):
-    official = record(0.5) | {"data": {"origin": "official archive"}}
-    records["rotmnist/vit"], records["rotmnist/hybrid-c4"] = [record(), official], [record()]
-    lines = headline.tables().split("**Trained on turned digits** ")
-    assert len(lines) == 3
-    assert "(official archive;" in lines[1] and "50.00" in lines[1] and "98.00" not in lines[1]
-    assert lines[2].count("98.00") == 2 and "50.00" not in lines[2]
+def test_scores_on_different_copies_of_the_images_are_not_averaged():
+    found = {("rotmnist/vit", "official"): [record(0.5)], ("rotmnist/vit", "rebuilt"): [record(0.9), record(0.9)]}
+    first, second = tables.headline(found, {"models": {}})[2:]
+    assert "(official) | 50.00" in first and "(rebuilt) | 90.00" in second and "2&nbsp;seeds" in second
 
 
-def test_a_model_has_its_cost_once(records):
-    records["rotmnist/gevit-c4-tenth"] = [record()]
-    costs = headline.tables().split("**What they cost.**")[1]
-    assert costs.count("GE-ViT over C4, a tenth of the images |") == 1
-    records["rotmnist/gevit-c4"] = [record()]
-    costs = headline.tables().split("**What they cost.**")[1]
-    assert costs.count("GE-ViT over C4 |") == 1 and "a tenth" not in costs
+def test_two_devices_are_both_named():
+    cells = tables.entry("a/b", "MNIST", [record(), record(device="NVIDIA H200")])
+    assert cells[-1] == "MNIST; Intel Xeon, 1 thread / NVIDIA H200"
 
 
-def test_a_stale_record_is_left_out(records, monkeypatch):
-    def stale(name, seed, results=None):
-        raise headline.RecordError("stale")
-
-    records["rotmnist/vit"] = [record()]
-    assert "Plain ViT" in headline.tables()
-    monkeypatch.setattr(headline, "read_record", stale)
-    assert headline.tables() == "No headline model has a record yet.\n"
-
-
-def test_fewer_test_images_are_told(records):
-    records["rotmnist_upright/vit"] = [record()]
-    records["post_hoc/upright/none/mean_logits"] = [record(count=10_000)]
-    assert "50,000 test images, the first 10,000 for those that are slow or show several views)" in headline.tables()
+def test_a_network_that_is_slow_in_the_page_has_no_decimals():
+    measured = {"browser": "x", "device": "y", "networks": {"rotmnist/vit": {"milliseconds": 4321.0}}}
+    assert tables.browser({("rotmnist/vit", "x"): [record()]}, measured)[2].endswith("| 12,000 | 4,321 |")
+    measured["networks"]["rotmnist/vit"]["milliseconds"] = 3.14
+    assert tables.browser({("rotmnist/vit", "x"): [record()]}, measured)[2].endswith("| 3.1 |")
 
 
 def test_the_figures_of_others_have_a_source_and_a_table_of_their_own():
-    rows = json.loads((headline.ROOT / "data" / "published.json").read_text(encoding="utf-8"))
-    lines = headline.published(headline.ROOT / "data" / "published.json")
+    rows = json.loads((tables.ROOT / "data" / "published.json").read_text(encoding="utf-8"))
+    lines = tables.published(rows)
     assert len(lines) == 2 + len(rows) and all("](https://" in line for line in lines[2:])
-    ours, others = headline.tables().split("**What others report**")
-    assert not any(line in ours for line in lines) and all(line in others for line in lines)

@@ -2,23 +2,30 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
+import re
 import subprocess
 import sys
+import warnings
+from functools import partial
 from itertools import product
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 import torch
 
 from conftest import require
-from e2vit.kernels import reference as naive
-from e2vit.kernels import torch_path
+from e2vit import kernels
+from e2vit.groups import cyclic
+from e2vit.kernels import DEVICES, TIMED, attend, reference
+from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
 
 require(importlib.util.find_spec("numba") is not None, "numba")
-numba_kernel = importlib.import_module("e2vit.kernels.cpu.kernel")
-BACKENDS = {"numba": numba_kernel.attend, "torch": torch_path.attend}
+numba_kernel, simd = (importlib.import_module(f"e2vit.kernels.cpu.{name}") for name in ("kernel", "simd"))
+caching = importlib.import_module("numba.core.caching")
 CASES = {  # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
     "group": (3, 2, 5, 3, False, False, False),
     "blocks": (5, 4, 6, 5, False, False, True),
@@ -29,6 +36,20 @@ CASES = {  # output poses, query poses, key poses, window, a disc of offsets, di
 }
 TINY = {"batch": 1, "head": 2, "d": 3, "e": 2, "height": 2, "width": 3}
 LIMIT = {torch.float64: 1e-10, torch.float32: 1e-4}
+
+
+def whole(*inputs, **options):
+    """The reference in one tile."""
+    return attend(*inputs, **options, backend="reference")
+
+
+def tiled(*inputs, **options):
+    """The reference in the smallest tiles, one row of one image."""
+    with patch.object(reference, "TILE", 1):
+        return attend(*inputs, **options, backend="reference")
+
+
+BACKENDS = {"numba": partial(attend, backend="numba"), "tiled": tiled}
 
 
 def tensors(name, dtype=torch.float64, scale=1.0, batch=2, head=3, d=7, e=6, height=4, width=11):
@@ -84,16 +105,16 @@ def largest_error(found, expected):
 
 
 @pytest.mark.parametrize("name", ["disc", "lifting", "diagonal"])
-def test_naive_is_the_formula(name):
+def test_the_reference_is_the_formula(name):
     inputs, options = tensors(name, **TINY)
-    assert largest_error([naive.attend(*inputs, **options)], [formula(*inputs, **options)]) < 1e-12
+    assert largest_error([whole(*inputs, **options)], [formula(*inputs, **options)]) < 1e-12
 
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_backends_agree_with_their_gradients(backend, name):
     inputs, options = tensors(name)
-    expected = with_gradients(naive.attend, inputs, options)
+    expected = with_gradients(whole, inputs, options)
     for dtype in (torch.float64, torch.float32):
         found = with_gradients(BACKENDS[backend], [x.to(dtype) for x in inputs], options)
         assert found[0].dtype == dtype
@@ -105,10 +126,10 @@ def test_backends_agree_with_their_gradients(backend, name):
 def test_factors_whose_maxima_lie_far_apart_do_no_harm(backend, scale):
     """Scores beyond ±50, then beyond ±500: the product of the factors' maxima is no score, and sums underflow."""
     inputs, options = tensors("group", scale=scale)
-    expected = with_gradients(naive.attend, inputs, options)
+    expected = with_gradients(whole, inputs, options)
     assert largest_error(with_gradients(BACKENDS[backend], inputs, options), expected) < 1e-10
     single = [x.float() for x in inputs]
-    rounded = naive.attend(*(x.double() for x in single), **options)
+    rounded = whole(*(x.double() for x in single), **options)
     assert largest_error([BACKENDS[backend](*single, **options)], [rounded]) < 1e-5 * scale
 
 
@@ -124,13 +145,13 @@ def test_half_precision_is_computed_in_float32(backend):
     inputs, options = tensors("group", dtype=torch.bfloat16)
     found = BACKENDS[backend](*inputs, **options)
     assert found.dtype == torch.bfloat16
-    assert largest_error([found], [naive.attend(*(x.double() for x in inputs), **options)]) < 1e-2
+    assert largest_error([found], [whole(*(x.double() for x in inputs), **options)]) < 1e-2
 
 
 def test_another_table_breaks_it():
     inputs, options = tensors("group")
     other = {**options, "table": options["table"].roll(1, 0)}
-    assert largest_error([numba_kernel.attend(*inputs, **options)], [naive.attend(*inputs, **other)]) > 1e-2
+    assert largest_error([BACKENDS["numba"](*inputs, **options)], [whole(*inputs, **other)]) > 1e-2
 
 
 def test_the_number_of_threads_changes_no_bit():
@@ -139,35 +160,137 @@ def test_the_number_of_threads_changes_no_bit():
     results = []
     for threads in (1, 3):
         torch.set_num_threads(threads)
-        results.append(with_gradients(numba_kernel.attend, inputs, options))
+        results.append(with_gradients(BACKENDS["numba"], inputs, options))
     torch.set_num_threads(before)
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_no_folder_to_keep_the_compiled_kernel_in_is_no_error(monkeypatch, tmp_path):
-    nowhere = tmp_path / "file"
-    nowhere.write_text("not a folder")
-    monkeypatch.setattr(numba_kernel.numba.config, "CACHE_DIR", str(nowhere))
-    monkeypatch.setattr(numba_kernel.tempfile, "gettempdir", lambda: str(nowhere))
-    numba_kernel._kept.__wrapped__(numba_kernel.pieces.forward)
-    assert nowhere.is_file() and numba_kernel.numba.config.CACHE_DIR == str(nowhere)
+def test_no_folder_to_keep_the_compiled_kernel_in_is_no_error(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert simd.entry(numba_kernel.program.forward.py_func).py_func is numba_kernel.program.forward.py_func
+
+
+def large(dtype=torch.float32):
+    """A problem with more scores than ``FEW_SCORES``."""
+    return tensors("group", dtype, head=6, height=15, width=20)
+
+
+COMPILED = """
+import torch
+from functools import partial
+from test_kernels import attend, large, largest_error, whole, with_gradients
+for backend in ("auto", "reference"):
+    inputs, options = large()
+    compiled = torch.compile(partial(attend, **options, backend=backend), fullgraph=True, backend="aot_eager")
+    found = with_gradients(lambda *x, **_: compiled(*x), inputs, options)
+    assert largest_error(found, with_gradients(whole, inputs, options)) < 1e-4, backend
+"""
+
+
+def run(script, **environment):
+    """Run a script that imports this file, in a process of its own."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_compiled_graph_holds_the_kernel():
+    """In a process without shape checks, which torch.compile can't follow."""
+    run(COMPILED)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, backend):
+        super().__init__()
+        self.options = tensors("group")[1] | {"backend": backend}
+
+    def forward(self, *inputs):
+        return attend(*inputs, **self.options)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numba"])
+def test_an_exported_graph_takes_any_number_of_images(backend):
+    (q, k, value, *rest), options = large()
+    free = [{0: torch.export.Dim("batch")}] * 3
+    program = torch.export.export(Layer(backend), (q, k, value, *rest), dynamic_shapes=((*free, {}, {}),))
+    operators = {str(node.target) for node in program.graph.nodes}
+    assert ("e2vit.window_attention_cpu.default" in operators) == (backend == "numba")
+    five = [torch.cat([x, x, x[:1]]) for x in (q, k, value)]
+    assert largest_error([program.module()(*five, *rest)], [whole(*five, *rest, **options)]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_derivatives_are_those_of_finite_differences(backend):
+    inputs, options = tensors("disc", **TINY)
+    inputs = [x.requires_grad_() for x in inputs]
+    assert torch.autograd.gradgradcheck(lambda *x: BACKENDS[backend](*x, **options), inputs, fast_mode=True)
+
+
+def forgotten():
+    kernels._trial.cache_clear()
+    kernels._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("fault", ["import", "launch"])
+def test_a_kernel_that_fails_gives_way_to_the_reference_with_one_warning(monkeypatch, fault):
+    def fail(*inputs):
+        raise OSError("libkernel.so is missing\nand more lines")
+
+    if fault == "import":
+        monkeypatch.setitem(sys.modules, "e2vit.kernels.cpu.kernel", None)
+    else:
+        monkeypatch.setattr(numba_kernel, "attend", fail)
+    forgotten()
+    inputs, options = large()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = [attend(*inputs, **options) for _ in range(2)]
+        assert all(torch.equal(x, whole(*inputs, **options)) for x in results)
+        reason = "ModuleNotFoundError: import of" if fault == "import" else r"OSError: libkernel.so is missing\)"
+        assert len(caught) == 1 and re.search(f"numba can't be used .{reason}", str(caught[0].message))
+        with pytest.raises(RuntimeError, match=f"backend 'numba' can't be used here: {reason[:6]}"):
+            attend(*inputs, **options, backend="numba")
+    finally:
+        monkeypatch.undo()
+        forgotten()
+
+
+def test_auto_takes_a_kernel_where_a_record_shows_that_it_is_faster():
+    folder = Path(__file__).parents[1] / "data" / "results" / "benchmarks"
+    for device, name in (("cpu", "attention.json"), ("cuda", "attention-cuda.json")):
+        rows = json.loads((folder / name).read_text())["measurements"] if (folder / name).exists() else []
+        faster = [
+            backend
+            for backend in DEVICES
+            if any(row.get("ratio", {}).get(backend, {}).get("seconds", 0) > 1 for row in rows)
+        ]
+        assert [TIMED[x] for x in (device,) if x in TIMED] == faster
+    inputs, options = large()
+    assert torch.equal(attend(*inputs, **options), attend(*inputs, **options, backend="numba"))
+    assert not torch.equal(attend(*inputs, **options), whole(*inputs, **options))
+
+
+@pytest.mark.parametrize("make", [GroupSelfAttention, LocalGroupSelfAttention])
+def test_no_layer_holds_a_number_in_double_precision(make):
+    layer = make(cyclic(3), 3, 2, 4)
+    assert all(x.dtype != torch.float64 for x in (*layer.parameters(), *layer.buffers()))
 
 
 TRITON_CASES = """
 import torch
-from test_kernels import CASES, LIMIT, largest_error, naive, tensors, with_gradients
+from test_kernels import CASES, LIMIT, largest_error, tensors, whole, with_gradients
 from e2vit.kernels.cuda import kernel as triton_kernel
 torch.set_num_threads(1)
 CASES |= {"lifting": (2, 1, 1, 3, False, False, False), "group": (1, 5, 2, 3, True, False, True),
-          "diagonal": (2, 2, 2, 3, False, True, True)}
-for name, width in (("lifting", 12), ("group", 4), ("diagonal", 4)):
+          "poses": (3, 2, 2, 3, False, False, True)}
+for name, width in (("lifting", 12), ("group", 4), ("poses", 4)):
     sizes = {"batch": 1, "head": 2 if width == 4 else 1, "d": 3, "e": 5, "height": 3, "width": width}
     inputs, options = tensors(name, torch.float32, **sizes)
-    expected = with_gradients(naive.attend, [x.double() for x in inputs], options)
+    expected = with_gradients(whole, [x.double() for x in inputs], options)
+    del options["diagonal"]
     assert largest_error(with_gradients(triton_kernel.attend, inputs, options), expected) < LIMIT[torch.float32], name
-half = [x.bfloat16() for x in inputs]
-expected = naive.attend(*(x.double() for x in half), **options)
-assert largest_error([triton_kernel.attend(*half, **options)], [expected]) < 1e-2
 """
 
 
@@ -176,9 +299,4 @@ def test_triton_agrees_in_its_interpreter():
     require(importlib.util.find_spec("triton") is not None, "Triton, which comes with torch on Linux alone,")
     known = tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) >= (3, 1)
     require(known, "a Triton whose interpreter knows NumPy 2 (3.1 or newer)")
-    here = Path(__file__).parent
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(here)}
-    result = subprocess.run(
-        [sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment, cwd=here
-    )  # whose conftest.py this file imports
-    assert result.returncode == 0, result.stderr
+    run(TRITON_CASES, TRITON_INTERPRET="1")

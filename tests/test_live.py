@@ -7,8 +7,8 @@ import re
 import live
 import numpy as np
 import pytest
+import selfcontained
 import torch
-import vendor
 from selenium.webdriver import ActionChains, Keys
 
 from conftest import ROOT, require
@@ -17,7 +17,7 @@ from e2vit.experiments import EXPERIMENTS, run
 from e2vit.groups import cyclic
 from e2vit.models import Symmetrized
 
-PANELS = ("ViT", "ViT, post-hoc", "G-CNN", "hybrid")
+PANELS = ("upright ViT", "ViT", "ViT, post-hoc", "G-CNN", "hybrid")
 SETTLED = """
 const done = arguments[1], root = document.getElementById('live');
 const settled = () => arguments[0] ? root.dataset.state === 'ready' : root.dataset.answered === root.dataset.asked;
@@ -36,7 +36,7 @@ def pixels(digit: dict) -> torch.Tensor:
 @pytest.fixture(scope="module")
 def page(browser, site):
     """The live page with its networks loaded."""
-    require(vendor.is_vendored() and not live.missing(), "npm or onnx, and so the networks of the live page,")
+    require(selfcontained.is_vendored() and not live.missing(), "npm or onnx, and so the networks of the live page,")
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get_log("browser")
     browser.get(f"{site}/book/live.html")
@@ -80,6 +80,7 @@ def models():
         views: Symmetrized(trained["vit"], cyclic(views), "mean_logits", interpolation="bilinear") for views in (4, 16)
     }
     return {
+        "upright ViT": trained["upright"],
         "ViT": trained["vit"],
         "ViT, post-hoc": post_hoc[4],
         "G-CNN": trained["gcnn"],
@@ -139,7 +140,7 @@ def test_quarter_turns_change_the_vit_alone(page):
         settle(page, whole=True)
         for name, panel in zip(PANELS, page.find_elements("css selector", ".live-panel"), strict=True):
             changes[name] = max(changes[name], float(panel.get_attribute("data-quarter")))
-    assert changes.pop("ViT") > 1e-3
+    assert changes.pop("ViT") > 1e-3 and changes.pop("upright ViT") > 1e-3
     assert max(changes.values()) < 1e-5, changes
 
 
@@ -225,16 +226,41 @@ def test_drawing_with_the_keyboard_is_answered(page, models):
     assert one < ink(page) < whole
 
 
+def test_a_wrong_answer_has_the_color_of_wrong_and_a_new_picture_stands_upright(page):
+    choose(page, 8, 90)
+    wrong = page.find_elements("css selector", ".live-panel")[0].find_elements("css selector", ".live-bad")
+    right = page.find_elements("css selector", ".live-panel")[-1].find_elements("css selector", ".live-bad")
+    assert len(wrong) == 1 and not right  # the upright ViT and the hybrid on a 4 that lies on its side
+    element(page, "mirror").click()
+    page.execute_script("document.querySelectorAll('#live-digits input')[9].click()")
+    settle(page)
+    assert element(page, "degrees").get_attribute("value") == "0"
+    assert element(page, "mirror").get_attribute("aria-pressed") == "false"
+    element(page, "clear").click()
+    assert element(page, "says").get_attribute("textContent") == "Nothing is drawn."
+
+
+def test_a_picture_from_a_file_is_classified(page, models, tmp_path):
+    from PIL import Image
+
+    gray = (255 - 255 * pixels(DIGITS[8])[0, 0].numpy()).astype(np.uint8)  # dark on bright, as on paper
+    Image.fromarray(gray).resize((280, 280), Image.Resampling.NEAREST).save(tmp_path / "digit.png")
+    element(page, "file").send_keys(str(tmp_path / "digit.png"))
+    assert_answered(page, models)
+    assert answers(page)["hybrid"].argmax() == DIGITS[8]["label"]
+
+
 def test_everything_is_reached_with_the_tab_key(page):
     reached = set()
     page.execute_script("document.getElementById('live-draw').focus()")
-    for _ in range(12):
+    for _ in range(14):
         reached.add(page.execute_script("const e = document.activeElement; return e.id || e.name || e.tagName"))
         ActionChains(page).send_keys(Keys.TAB).perform()
     assert {
         "live-draw",
         "live-clear",
         "live-mirror",
+        "live-file",
         "live-digit",
         "live-left",
         "live-degrees",
@@ -256,7 +282,7 @@ def test_no_error_on_the_way(page):
 
 
 def test_without_networks_the_page_says_so(browser, site, built):
-    require(vendor.is_vendored(), "npm, and so the vendored scripts,")
+    require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
     path = built / "_static" / "vendor" / "live" / "models.json"
     hidden = path.with_name("away.json")
     if path.exists():

@@ -26,6 +26,23 @@ def test_calibration_error_of_a_model_that_is_right_as_often_as_it_says():
     assert metrics.calibration_error(logits, torch.tensor([1, 1, 1, 1])) == pytest.approx(0.75)
 
 
+def test_reliability_counts_every_image_in_one_bin():
+    logits = 3 * torch.randn(500, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(500) % 4
+    confidence, correct, count = metrics.reliability(logits, labels, bins=7)
+    assert count.sum() == 500
+    assert (correct * count).nansum() / 500 == pytest.approx(metrics.accuracy(logits, labels)[0])
+    edges = torch.arange(8) / 7
+    seen = count > 0
+    assert (confidence[seen] > edges[:-1][seen]).all() and (confidence[seen] <= edges[1:][seen]).all()
+
+
+def test_student_interval_by_hand():
+    mean, low, high = metrics.student([0.98, 0.99, 0.97])
+    half = 4.302652729749464 * 0.01 / math.sqrt(3)  # two degrees of freedom
+    assert (mean, low, high) == pytest.approx((0.98, 0.98 - half, 0.98 + half))
+
+
 def test_mcnemar_counts_only_disagreements():
     first = torch.tensor([True] * 20 + [True] * 9 + [False] * 1)
     second = torch.tensor([True] * 20 + [False] * 9 + [True] * 1)

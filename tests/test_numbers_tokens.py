@@ -91,7 +91,7 @@ LAYERS = {
     ),
     "group block": (
         lambda g, draw, width, heads, side: GroupBlock(
-            LocalGroupSelfAttention(g, width, heads, 2, window=3, out_channels=width + 2, backend="torch"),
+            LocalGroupSelfAttention(g, width, heads, 2, window=3, out_channels=width + 2, backend="reference"),
             width,
             width + 2,
             draw(st.integers(0, 1)),

@@ -1,29 +1,31 @@
 """What comes from others: every dependency is used, justified and licensed, and every fetched script is verified."""
 
 import ast
-import base64
 import importlib.metadata as metadata
 import json
 import re
+import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
-import vendor
 
 from conftest import ROOT
 
 FOLDERS = ("src", "notebooks", "book", "benchmarks", "tests")
+SCRIPTS = json.loads((ROOT / "book" / "package.json").read_text(encoding="utf-8"))
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 NAME = re.compile(r'"([A-Za-z][\w-]*)(\[[\w,]+\])?((?:[<>=!~]=?[\d.]+,?)*)"')
 # What is used without an import: who names it, in the words by which it is found.
 BY_NAME = {
     "papermill": ("book/tools/execute.py", '"papermill"'),
-    "ipykernel": ("book/tools/execute.py", '"--kernel", "python3"'),
+    "ipykernel": ("book/tools/execute.py", '"--kernel"'),
     "nbmake": ("Makefile", "--nbmake"),
     "pytest-xdist": ("Makefile", "-n 2 --dist"),
     "jupyter-book": ("Makefile", "jupyter-book build"),
+    "ruff": ("Makefile", "ruff check"),
+    "pyright": ("Makefile", "pyright"),
 }
 # What is imported and comes with another package, which says so itself.
 BROUGHT = {
@@ -67,7 +69,7 @@ def imported(files: Iterable[Path]) -> set[str]:
         path.stem
         for folder in ("tests", "book/tools", "book/_ext", "benchmarks")
         for path in (ROOT / folder).glob("*.py")
-    } | {"e2vit", "provenance"}
+    } | {"e2vit", "e2vit_book"}
     return {DISTRIBUTIONS.get(name, name).lower() for name in found - own - set(sys.stdlib_module_names)}
 
 
@@ -149,32 +151,29 @@ def test_the_license_of_each_package_is_the_one_it_names(package):
 
 def test_the_tables_name_what_is_needed_and_nothing_else():
     assert list(table("Python packages")) == list(dict.fromkeys(listed()))
-    assert list(table("Scripts of the pages")) == list(vendor.PACKAGES)
+    assert list(table("Scripts of the pages")) == list(SCRIPTS["dependencies"] | SCRIPTS["devDependencies"])
 
 
 def test_a_wrong_license_is_seen():
     assert not re.search(FAMILIES["Apache"], said_license("einops")) and re.search("MIT", said_license("einops"))
 
 
-@pytest.mark.parametrize("package", vendor.PACKAGES)
-def test_a_script_has_an_exact_version_and_a_checksum(package, tmp_path):
-    entry = vendor.PACKAGES[package]
-    assert re.fullmatch(r"\d+\.\d+\.\d+", entry["version"]) and entry["files"]
-    kind, digest = entry["integrity"].split("-", 1)
-    assert kind == "sha512" and len(base64.b64decode(digest, validate=True)) == 64
-    (tmp_path / "other.tgz").write_bytes(b"something else")
-    with pytest.raises(vendor.VendorError, match="is not the file"):
-        vendor.verify(tmp_path / "other.tgz", package, entry["integrity"])
+def test_every_script_has_an_exact_version_and_a_checksum_and_the_lock_file_names_no_host():
+    text = (ROOT / "book" / "package-lock.json").read_text(encoding="utf-8")
+    locked = json.loads(text)["packages"]
+    assert all(re.match("sha512-", entry["integrity"]) for name, entry in locked.items() if name)
+    for name, version in (SCRIPTS["dependencies"] | SCRIPTS["devDependencies"]).items():
+        assert re.fullmatch(r"\d+\.\d+\.\d+", version) and locked[f"node_modules/{name}"]["version"] == version
+    assert "://" not in text and "resolved" not in text
 
 
 def test_no_page_asks_for_a_script_that_is_not_in_the_list():
-    """Addresses of scripts stand nowhere but where the version is read from vendor.json, and in what Sphinx brings."""
-    assert json.loads((ROOT / "book/tools/vendor.json").read_text(encoding="utf-8")) == vendor.PACKAGES
+    """Addresses of scripts stand nowhere but where the version is read from package.json, and in what Sphinx brings."""
     texts = [
         path
         for pattern in ("book/**/*.py", "book/**/*.md", "book/_static/**/*.js", "book/_static/**/*.html")
         for path in ROOT.glob(pattern)
-        if "vendor" not in path.parts
+        if not {"vendor", "node_modules"} & set(path.parts)
     ]
     fetched = [
         (path.name, found)
@@ -185,3 +184,33 @@ def test_no_page_asks_for_a_script_that_is_not_in_the_list():
     ]
     assert len(texts) > 10
     assert all("{" in address for _, address in fetched), fetched
+
+
+LARGEST = 10**6  # bytes
+LARGE = re.compile(r"(data/results/.+|src/e2vit/weights/.+)\.safetensors|notebooks/[^/]+\.ipynb")  # may be larger
+ARCHIVE = re.compile(r"\.(whl|zip|gz|tgz|bz2|xz|zst|tar|7z|rar|egg|jar|so|exe|pdf|mp4|pt|pth|pkl|onnx)$")
+
+
+def unwanted(sizes: dict[str, int]) -> list[str]:
+    """The files that do not belong into the repository: archives, compiled files, large files outside their places."""
+    return [
+        name
+        for name, size in sizes.items()
+        if ARCHIVE.search(name) or (size > LARGEST and not LARGE.fullmatch(name)) or size > 2 * LARGEST
+    ]
+
+
+def test_the_repository_holds_no_archive_and_no_stray_large_file():
+    done = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [name for name in done.stdout.split("\0") if name and (ROOT / name).is_file()]
+    assert unwanted({name: (ROOT / name).stat().st_size for name in files}) == []
+
+
+def test_a_stray_wheel_is_seen():
+    sizes = {
+        "a-1.0-py3-none-any.whl": 10,
+        "data/big.json": 10**6 + 1,
+        "notebooks/01_x.ipynb": 1_500_000,
+        "README.md": 9,
+    }
+    assert unwanted(sizes) == ["a-1.0-py3-none-any.whl", "data/big.json"]

@@ -138,7 +138,8 @@ def test_the_surest_view_and_the_maximum_of_each_class_choose_the_same_class():
 def test_sum_is_mean_behind_a_layer_norm_alone():
     normalized = randomized(Convolutional())
     normalized.head[0].eps = 0.0
-    a, b = (Symmetrized(normalized, cyclic(4), name)(images()) for name in ("feature_sum", "feature_mean"))
+    own = {"features": normalized.features, "head": normalized.head}
+    a, b = (Symmetrized(normalized, cyclic(4), name, **own)(images()) for name in ("feature_sum", "feature_mean"))
     assert torch.allclose(a, b, atol=1e-10)
     linear = randomized(small_vit())
     a, b = (Symmetrized(linear, cyclic(4), name)(images()) for name in ("feature_sum", "feature_mean"))
@@ -246,10 +247,13 @@ def assert_wrapped(model, name):
 REFUSED = {
     "an unknown aggregate": (lambda: Symmetrized(small_vit(), cyclic(4), "mean_logit"), "did you mean mean_logits"),
     "features of a bare callable": (lambda: Symmetrized(lambda x: x, cyclic(4), "feature_mean"), "bare callable"),
-    "features of an unknown model": (lambda: Symmetrized(nn.Sequential(nn.Flatten()), cyclic(4), "moments"), "known"),
+    "features of an unknown model": (
+        lambda: Symmetrized(nn.Sequential(nn.Flatten()), cyclic(4), "moments"),
+        "features= and",
+    ),
     "half of a split": (lambda: Symmetrized(small_vit(), cyclic(4), "moments", features=lambda x: x), "both"),
     "a width that can't be known": (
-        lambda: Symmetrized(small_vit(), cyclic(4), "moments", lambda x: x, lambda x: x),
+        lambda: Symmetrized(lambda x: x, cyclic(4), "moments", lambda x: x, lambda x: x),
         "width",
     ),
     "elements between the pixels": (lambda: Symmetrized(small_vit(), cyclic(8)), "4 of the 8 elements of C8"),
@@ -296,7 +300,7 @@ def test_nan_in_a_view_is_named(name):
 
     x = images()
     x[2, :, 0, -1] = -1.0  # a quarter turn brings the upper right corner to the upper left
-    model = Symmetrized(Fragile(), cyclic(4), name).double()
+    model = Symmetrized(Fragile(), cyclic(4), name, example=x.abs()).double()
     if name == "canonical_learned":
         model.train()  # so that every view is looked at
     with pytest.raises(ValueError, match="view 1 of C4 .turned by 90 degrees. of image 2"):

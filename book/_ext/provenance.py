@@ -14,17 +14,17 @@ from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import pairs  # noqa: E402
+import execute  # noqa: E402
 
 
 def stop_when_stale(app):
-    if reasons := pairs.stale(Path(app.srcdir)):
+    if reasons := execute.stale(Path(app.srcdir)):
         lines = [f"notebooks/{name}: {reason}" for name, reason in reasons.items()]
-        raise SystemExit("\n".join([*lines, f"the book is not built; {pairs.MEND}"]))  # its words, without a trace
+        raise SystemExit("\n".join([*lines, f"the book is not built; {execute.MEND}"]))  # its words, without a trace
 
 
 def set_address(app, config):
-    config.html_theme_options["repository_url"] = pairs.address(Path(app.srcdir))
+    config.html_theme_options["repository_url"] = execute.address(Path(app.srcdir))
 
 
 def name_the_images(app, doctree):

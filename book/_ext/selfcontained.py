@@ -1,19 +1,31 @@
 """Sphinx extension: pages that ask no other host, log no error and show their text before they run scripts.
 
-The scripts that themes and extensions take from public networks (CDN) are replaced by those in _static/vendor, when
-book/tools/vendor.py has put them there. Thebe's script is dropped: the book starts no remote kernel, and its settings
-are declared twice on a page. So are the widgets' scripts and states: a widget needs a kernel, and the chapters have a
-player without one in its place.
+The scripts that themes and extensions take from public networks (CDN) are replaced by those that npm ci has fetched
+into book/node_modules. Thebe's script is dropped: the book starts no remote kernel, and its settings are declared twice
+on a page. So are the widgets' scripts and states: a widget needs a kernel, and the chapters have a player without one.
 """
 
-import sys
+import json
+import shutil
 from pathlib import Path
 
 from sphinx.util import logging
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tools"))
-import vendor  # noqa: E402
-
+BOOK = Path(__file__).resolve().parents[1]
+MODULES = BOOK / "node_modules"
+PDF = BOOK / "_static" / "vendor" / "book.pdf"
+KEPT = {  # package → the files that pages need
+    "mathjax": (
+        "es5/startup.js",
+        "es5/core.js",
+        "es5/input/tex.js",
+        "es5/input/tex/extensions/*",
+        "es5/output/chtml.js",
+    )
+    + ("es5/output/chtml/fonts/tex.js", "es5/output/chtml/fonts/woff-v2/*", "es5/ui/lazy.js")
+    + ("es5/a11y/assistive-mml.js", "LICENSE"),
+    "onnxruntime-web": ("dist/ort.wasm.min.js", "dist/ort-wasm-simd-threaded.mjs", "dist/ort-wasm-simd-threaded.wasm"),
+}
 MATHJAX = "vendor/mathjax/es5/startup.js"
 # Its parts: TeX without MathML, no menu; a formula is set when it comes near the window, and is read out as MathML.
 FORMULAS = {
@@ -25,10 +37,24 @@ LIVE = "book/live"
 RUNTIME = "onnxruntime-web"
 
 
+def is_vendored() -> bool:
+    """Tell whether npm ci has fetched the scripts; it writes this file last."""
+    return (MODULES / ".package-lock.json").exists()
+
+
+def copy_scripts(app, exception):
+    if exception is None and app.builder.format == "html" and is_vendored():
+        for package, patterns in KEPT.items():
+            for path in (found for pattern in patterns for found in (MODULES / package).glob(pattern)):
+                target = Path(app.outdir) / "_static" / "vendor" / path.relative_to(MODULES)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(path, target)
+
+
 def use_vendored(app, config):
     config.nb_ipywidgets_js = {}
     config.mathjax3_config = FORMULAS
-    if vendor.is_vendored():
+    if is_vendored():
         config.mathjax_path = MATHJAX
     else:
         logging.getLogger(__name__).info("scripts are not vendored: pages take them from public networks (CDN)")
@@ -37,15 +63,16 @@ def use_vendored(app, config):
 def add_live_scripts(app, pagename, templatename, context, doctree):
     """The live page alone runs networks; its script is told where their runtime is, as seen from its own folder."""
     if pagename == LIVE:
-        afar = f"https://cdn.jsdelivr.net/npm/{RUNTIME}@{vendor.PACKAGES[RUNTIME]['version']}/dist/"
-        runtime = f"../vendor/{RUNTIME}/dist/" if vendor.is_vendored() else afar
+        version = json.loads((BOOK / "package.json").read_text(encoding="utf-8"))["dependencies"][RUNTIME]
+        afar = f"https://cdn.jsdelivr.net/npm/{RUNTIME}@{version}/dist/"
+        runtime = f"../vendor/{RUNTIME}/dist/" if is_vendored() else afar
         app.add_css_file("live/live.css")
         app.add_js_file("live/turn.js", defer="defer")
         app.add_js_file("live/live.js", defer="defer", **{"data-runtime": runtime})
 
 
 def link_pdf(app, pagename, templatename, context, doctree):
-    if (vendor.VENDOR / "book.pdf").exists():
+    if PDF.exists():
         address = context["pathto"]("_static/vendor/book.pdf", resource=True)
         context["theme_extra_footer"] = f'<a href="{address}">The whole book as one PDF</a>'
 
@@ -69,6 +96,7 @@ def _is_idle(script) -> bool:
 
 def setup(app):
     app.connect("config-inited", use_vendored, priority=400)
+    app.connect("build-finished", copy_scripts)
     app.connect("html-page-context", thin_out, priority=900)
     app.connect("html-page-context", add_live_scripts)
     app.connect("html-page-context", link_pdf, priority=900)

@@ -1,13 +1,17 @@
 """Executes the notebooks whose source or records changed, and writes notebooks/NAME.ipynb in its stable form.
 
-python book/tools/execute.py [--check | --all] [--mode report|train] [NAME…]
+    python book/tools/execute.py [--check | --all] [--mode report|train] [NAME…]
+
+notebooks/NAME.py is the source. NAME.ipynb is its execution: a first cell for Colab, then the cells of the source with
+their outputs; its metadata ``e2vit`` holds what it was made from. No torch is needed to tell what is stale.
 """
 
 import argparse
+import hashlib
 import json
 import os
 import platform
-import shutil
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,109 +19,143 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
-from threading import Lock
 
 import jupytext
 import nbformat
-from pairs import FOLDER, MEND, ROOT, colab_cell, fingerprint, is_data, library, sources, stale
 from stable import stable
 
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = ROOT / "notebooks"
 LOG = FOLDER / "execution.json"  # name → when, where and how long; the page on the execution shows it
+MEND = "make book executes what changed"
 VERSIONS = ("e2vit", "torch", "torchvision", "numpy", "matplotlib", "papermill")
+UNSET = "your--account"  # in the address of _config.yml, until somebody puts theirs
+
+COLAB = """\
+import importlib.util, subprocess, sys    # for Colab alone: fetch this book and the package that is missing there
+if "google.colab" in sys.modules and importlib.util.find_spec("e2vit") is None:
+    if "{unset}" in "{address}":
+        raise SystemExit("Put the address of your repository into _config.yml (repository: url), then run make book.")
+    subprocess.run(["git", "clone", "--quiet", "--depth", "1", "{address}", "the-book"], check=True)
+    if importlib.util.find_spec("jaxtyping") is None:
+        subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "jaxtyping"], check=True)
+    sys.path.insert(0, "the-book/src")"""
+
+WATCH = """\
+import sys
+def _watch(event, arguments, notes=open({notes!r}, "a", buffering=1)):
+    if event == "e2vit.load":
+        print(*arguments, sep="\\t", file=notes)
+sys.addaudithook(_watch)
+del _watch, sys
+"""  # run by the kernel before the first cell: notes each data set that is loaded, with its origin
 
 
 class Failed(Exception):
-    """A notebook that did not run to its end, with what it said."""
+    """A notebook whose execution did not finish, with the reason."""
+
+
+def sources(root: Path = ROOT) -> list[Path]:
+    return sorted((root / "notebooks").glob("[0-9]*.py"))
+
+
+def address(root: Path = ROOT) -> str:
+    """Return the repository's web address: the git remote when it is on GitHub, else the one in _config.yml.
+
+    User names and passwords in the remote are left out.
+    """
+    command = ["git", "-C", str(root), "config", "--get", "remote.origin.url"]
+    remote = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    if found := re.fullmatch(r"(?:https://|ssh://)?(?:[^@/]*@)?github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?/?", remote):
+        return f"https://github.com/{found[1]}"
+    return re.search(r"^ *url *: *(\S+)", (root / "_config.yml").read_text(encoding="utf-8"), re.MULTILINE)[1]
+
+
+def colab_cell(root: Path = ROOT) -> dict:
+    """Return the first cell of every executed notebook; the book leaves it out."""
+    source = COLAB.format(address=address(root), unset=UNSET)
+    cell = {"cell_type": "code", "execution_count": None, "id": "colab", "outputs": [], "source": source}
+    return {**cell, "metadata": {"tags": ["remove-cell"]}}
+
+
+def data_digest(root: Path = ROOT) -> str:
+    """Return the sha256 of the committed data files; checkpoints are named in their records."""
+    digest = hashlib.sha256()
+    for path in sorted([*(root / "data").glob("*.json"), *(root / "data" / "results").rglob("*.json")]):
+        digest.update(path.relative_to(root).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()
+
+
+def fingerprint(source: Path, data: str) -> str:
+    return hashlib.sha256(source.read_bytes() + data.encode()).hexdigest()
+
+
+def stale(root: Path = ROOT) -> dict[str, str]:
+    """Return name → reason for every source whose executed notebook is missing or was made from something else."""
+    reasons, data = {}, data_digest(root)
+    for source in sources(root):
+        executed = source.with_suffix(".ipynb")
+        try:
+            made = json.loads(executed.read_text(encoding="utf-8"))["metadata"]["e2vit"]["fingerprint"]
+            if made != fingerprint(source, data):
+                reasons[source.stem] = "its source or a record changed since it was executed"
+        except FileNotFoundError:
+            reasons[source.stem] = "it was never executed"
+        except (ValueError, KeyError, TypeError):
+            reasons[source.stem] = f"{executed.name} was not written by make book"
+    return reasons
 
 
 def execute(source: Path, mode: str) -> tuple[str, dict]:
-    """The text of the executed notebook and its entry in the log."""
+    """Return the text of the executed notebook and its entry in the log."""
     with tempfile.TemporaryDirectory(prefix="e2vit-") as temporary:
         folder = Path(temporary)
-        startup = folder / "profile_default" / "startup"
+        startup, notes = folder / "profile_default" / "startup", folder / "notes"
         startup.mkdir(parents=True)
-        shutil.copy(Path(__file__).with_name("watch_kernel.py"), startup / "00-watch.py")
-        before = source.read_bytes()
-        notebook = jupytext.reads(before.decode(), fmt="py:percent")
+        notes.touch()
+        (startup / "00-watch.py").write_text(WATCH.format(notes=str(notes)), encoding="utf-8")
+        made_from = fingerprint(source, data_digest())
+        notebook = jupytext.read(source, fmt="py:percent")
         notebook.cells.insert(0, nbformat.from_dict(colab_cell()))
         notebook.metadata = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
         (folder / "in.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
-        command = [
-            sys.executable,
-            "-m",
-            "papermill",
-            str(folder / "in.ipynb"),
-            str(folder / "out.ipynb"),
-            "--cwd",
-            str(FOLDER),
-            "--kernel",
-            "python3",
-            "--no-progress-bar",
-            "--log-level",
-            "ERROR",
-        ]
-        done = subprocess.run(
-            command, env=_environment(mode, folder), capture_output=True, text=True, stdin=subprocess.DEVNULL
-        )
+        command = [sys.executable, "-m", "papermill", str(folder / "in.ipynb"), str(folder / "out.ipynb")]
+        command += ["--cwd", str(FOLDER), "--kernel", "python3", "--no-progress-bar", "--log-level", "ERROR"]
+        environment = _environment(mode, folder)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL)
         if done.returncode:
-            said = [line for line in done.stderr.splitlines() if line.strip() and "IPKernelApp" not in line]
-            raise Failed(_reason(folder / "out.ipynb") or "\n".join(said) or "its kernel or papermill was killed")
-        if source.read_bytes() != before:
-            raise Failed("its source changed while it ran; the same command runs it again")
+            raise Failed(_reason(folder / "out.ipynb") or done.stderr.strip() or "its kernel or papermill was killed")
+        if fingerprint(source, data_digest()) != made_from:
+            raise Failed("its source or a record changed while it ran; run the same command again")
         notebook = nbformat.from_dict(json.loads((folder / "out.ipynb").read_text(encoding="utf-8")))
         seconds = notebook["metadata"]["papermill"]["duration"]
-        reads, loaded = _notes(folder / "notes")
-        notebook["metadata"]["e2vit"] = {"fingerprint": fingerprint(source, reads), "reads": reads, "data": loaded}
+        loaded = dict(sorted(line.split("\t") for line in notes.read_text(encoding="utf-8").splitlines()))
+        notebook["metadata"]["e2vit"] = {"fingerprint": made_from, "data": loaded}
         text = nbformat.writes(nbformat.from_dict(stable(json.loads(nbformat.writes(notebook, split_lines=False)))))
-    entry = {
-        "date": date.today().isoformat(),
-        "seconds": round(seconds, 1),
-        "mode": mode,
-        "device": _device(),
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}},
-        "data": loaded,
-        "library": library(),
-    }
-    return text.rstrip("\n") + "\n", entry
+    versions = {"python": platform.python_version(), **{name: version(name) for name in VERSIONS}}
+    entry = {"date": date.today().isoformat(), "seconds": round(seconds, 1), "mode": mode, "device": _device()}
+    return text.rstrip("\n") + "\n", {**entry, "versions": versions, "data": loaded}
 
 
 def _environment(mode: str, folder: Path) -> dict[str, str]:
-    """A kernel that finds its mode, writes its notes, and computes the same sums wherever it runs."""
+    """Return the variables of a kernel that computes the same sums wherever it runs."""
     fixed = {
         "E2VIT_MODE": mode,
-        "E2VIT_ROOT": str(ROOT),
-        "E2VIT_NOTES": str(folder / "notes"),
         "PYTHONHASHSEED": "0",
         "IPYTHONDIR": str(folder),
         "JUPYTER_PREFER_ENV_PATH": "1",
         "PYTHONWARNINGS": "ignore",
     }
-    if mode == "report":
-        fixed["OMP_NUM_THREADS"] = "1"
-    return {**os.environ, **fixed}
+    return {**os.environ, **fixed, **({"OMP_NUM_THREADS": "1"} if mode == "report" else {})}
 
 
 def _reason(path: Path) -> str:
-    """The error that stopped a notebook: the cell that raised it, and its last line."""
+    """Return the error that stopped a notebook: the cell that raised it, and its last line."""
     for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if path.exists() else []:
         for output in cell.get("outputs", []):
             if output["output_type"] == "error":
                 return f"{''.join(cell['source'])}\n→ {output['ename']}: {output['evalue']}"
     return ""
-
-
-def _notes(path: Path) -> tuple[list[str], dict[str, str]]:
-    """The committed data files and folders that the kernel read, and the data sets it loaded with their origin."""
-    reads, loaded = set(), {}
-    for line in path.read_text(encoding="utf-8").splitlines():
-        kind, *rest = line.split("\t")
-        if kind == "load":
-            loaded[rest[0]] = rest[1]
-        elif kind == "file" and is_data(Path(rest[0])):
-            reads.add(Path(rest[0]).relative_to(ROOT).as_posix())
-        elif kind == "folder" and ROOT / "data" / "raw" not in (Path(rest[0]), *Path(rest[0]).parents):
-            reads.add(Path(rest[0]).relative_to(ROOT).as_posix() + "/")
-    return sorted(reads), dict(sorted(loaded.items()))
 
 
 def _device() -> str:
@@ -127,26 +165,22 @@ def _device() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    """The file is the old or the new one, whole, at every moment; what a killed call left beside it is removed."""
+    """Replace the file as a whole, so that a killed call leaves the old one."""
     temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
-def _log() -> dict[str, dict]:
-    return json.loads(LOG.read_text(encoding="utf-8")) if LOG.exists() else {}
+def _note(name: str, entry: dict) -> None:
+    log = {**(json.loads(LOG.read_text(encoding="utf-8")) if LOG.exists() else {}), name: entry}
+    known = {source.stem for source in sources()}
+    kept = {each: log[each] for each in sorted(log) if each in known}
+    _write(LOG, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
 def _refresh_colab_cells() -> None:
-    """The repository's address may change without any output changing: a fork has its own."""
-    for source in sources():
-        path = source.with_suffix(".ipynb")
+    """Write the repository's address anew, which may change without any output changing: a fork has its own."""
+    for path in (source.with_suffix(".ipynb") for source in sources()):
         if path.exists():
             notebook = json.loads(path.read_text(encoding="utf-8"))
             lines = colab_cell()["source"].splitlines(keepends=True)
@@ -167,44 +201,31 @@ def main() -> int:
         print(f"no notebook is called {unknown[0]}; there are {', '.join(known)}", file=sys.stderr)
         return 1
     reasons = stale()
-    if not options.check:
-        for half in FOLDER.glob(".*.tmp"):  # of a call that was killed
-            half.unlink()
     if options.check:
         for name, reason in reasons.items():
             print(f"notebooks/{name}: {reason}; {MEND}", file=sys.stderr)
         return 1 if reasons else 0
-    wanted = options.names or list(known if options.all else reasons)
-    failed = 0
-    lock = Lock()
 
-    def attempt(name: str) -> None:
-        nonlocal failed
+    def attempt(name: str) -> tuple[str, dict]:
         print(f"executing notebooks/{name} ({reasons.get(name, 'as asked')})", flush=True)
-        try:
-            text, entry = execute(known[name], options.mode)
-        except Failed as reason:
-            failed = 1
-            print(f"notebooks/{name} did not run to its end; the page keeps its old form:\n{reason}", file=sys.stderr)
-            return
-        with lock:  # at once, so that a call that is killed later has kept both
-            _write(known[name].with_suffix(".ipynb"), text)
-            log = {**_log(), name: entry}
-            _write(
-                LOG,
-                json.dumps({name: log[name] for name in sorted(log) if name in known}, indent=1, ensure_ascii=False)
-                + "\n",
-            )
-        images = ", ".join(f"{data} {origin}" for data, origin in entry["data"].items())
-        print(f"notebooks/{name}: {entry['seconds']:.0f} s{images and f'; {images}'}", flush=True)
+        return execute(known[name], options.mode)
 
+    failed = 0
     with ThreadPoolExecutor(1 if options.mode == "train" else min(2, os.cpu_count() or 1)) as pool:
-        list(pool.map(attempt, wanted))
+        futures = {
+            name: pool.submit(attempt, name) for name in options.names or list(known if options.all else reasons)
+        }
+        for name, future in futures.items():
+            try:
+                text, entry = future.result()
+            except Failed as reason:
+                print(f"notebooks/{name} failed; the page keeps its old form:\n{reason}", file=sys.stderr)
+                failed = 1
+                continue
+            _write(known[name].with_suffix(".ipynb"), text)
+            _note(name, entry)
+            print(f"notebooks/{name}: {entry['seconds']:.0f} s", flush=True)
     _refresh_colab_cells()
-    log = _log()
-    older = [name for name in known if name in log and log[name]["library"] != library()]
-    if older:
-        print(f"the library changed since these were executed: {', '.join(older)}; make notebooks executes all again")
     return failed
 
 

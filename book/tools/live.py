@@ -18,10 +18,11 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from shown import LIVE as MODELS
+
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "book" / "_static" / "vendor" / "live"
 DIGITS = ROOT / "book" / "_static" / "live" / "digits.json"
-MODELS = {"vit": "rotmnist/vit", "gcnn": "rotmnist/gcnn-p4cnn", "hybrid": "rotmnist/hybrid-c4"}
 NEEDED = ("torch", "onnx", "onnxscript", "onnxruntime")
 EACH = 2  # digits of each class: the first ones in the test set
 

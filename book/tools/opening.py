@@ -8,6 +8,7 @@ The introduction includes the first, a snippet with a slider; README.md shows th
 from pathlib import Path
 
 import numpy as np
+from shown import TURNING
 
 from e2vit.data import as_float, load
 from e2vit.experiments import run, seeds_present
@@ -15,20 +16,14 @@ from e2vit_book.inside import measure as inspection
 from e2vit_book.inside.turning import turning_figure, turning_html
 
 FOLDER = Path(__file__).resolve().parents[1] / "_static"
-MODELS = {  # name in the figure -> experiments, the first that has a record is shown
-    "ViT, upright": ("mnist/vit", "rotmnist_upright/vit"),
-    "ViT, augmented": ("rotmnist/vit", "ablation/vit"),
-    "GE-ViT": ("rotmnist/gevit-c4",),
-    "hybrid": ("rotmnist/hybrid-c4", "ablation/hybrid-c4", "rotmnist/hybrid-c4-tenth", "digits/hybrid-c4"),
-}
 LABELS = (6, 4, 7, 2)
 DEGREES = list(range(0, 360, 5))
 
 
 def main() -> None:
     models = {}
-    for name, experiments in MODELS.items():
-        for experiment in [each for each in experiments if has_record(each)][:1]:
+    for name, experiments in TURNING.items():
+        for experiment in [each for each in experiments if seeds_present(each)][:1]:
             models[name] = run(experiment).model
     test = load("mnist").test[:2000]
     digits = [as_float(test.images[test.labels == label])[:200] for label in LABELS]
@@ -42,13 +37,6 @@ def main() -> None:
     (FOLDER / "turning.html").write_text(turning_html(frames, DEGREES, LABELS, said) + "\n", encoding="utf-8")
     figure = turning_figure(frames[0], DEGREES, LABELS[0], {name: p[0] for name, p in said.items()})
     figure.savefig(FOLDER / "turning.png", dpi=160, facecolor="white", metadata={"Software": None})
-
-
-def has_record(experiment: str) -> bool:
-    try:
-        return bool(seeds_present(experiment))
-    except KeyError:  # not in the list of experiments
-        return False
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 """The whole book as one PDF without LaTeX: one long page, printed by headless Chromium."""
 
+import functools
+import http.server
 import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 from pathlib import Path
-
-from serve import server
 
 ROOT = Path(__file__).resolve().parents[2]
 PDF = ROOT / "book" / "_static" / "vendor" / "book.pdf"  # not in git; the pages link to it when it is there
@@ -22,6 +22,16 @@ QUIET = (
     "--disable-component-update",
     "--disable-sync",
 )
+
+
+class Quiet(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *arguments):
+        pass
+
+
+def server(folder: Path) -> http.server.ThreadingHTTPServer:
+    """Return a server of the folder on a free local port."""
+    return http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
 
 
 def browser() -> str | None:
@@ -47,7 +57,7 @@ def main() -> int:
     if code := subprocess.run(build).returncode:
         return code
     PDF.parent.mkdir(parents=True, exist_ok=True)
-    with server(0, PAGE) as serving, tempfile.TemporaryDirectory() as profile:
+    with server(PAGE) as serving, tempfile.TemporaryDirectory() as profile:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
         shutil.copy(PAGE / "book" / "intro.html", PAGE / "whole.html")  # its links start at the top folder
         command = [

@@ -14,13 +14,16 @@ _NAMES = {
     "actions": "act act_tokens orbit rotate equivariance_error invariance_error is_exact",
     "layers": "GroupSelfAttention LocalGroupSelfAttention LiftingConv GroupConv",
     "models": "Transformer TransformerConfig ViT ViTConfig GCNN GCNNConfig GroupAttentionNet GroupAttentionNetConfig "
-    "HybridViT HybridViTConfig Symmetrized SymmetrizedConfig",
+    "HybridViT HybridViTConfig OcticViT OcticViTConfig Symmetrized SymmetrizedConfig",
     "models.symmetrized": "AGGREGATES",
     "experiments": "EXPERIMENTS run",
+    "pretrained": "load from_pretrained save_pretrained",
     "testing": "check randomized assert_equivariant",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
-_MODULES = "actions capture data experiments export groups kernels layers metrics models testing training".split()
+_MODULES = (
+    "actions capture data experiments export groups kernels layers metrics models pretrained testing training".split()
+)
 
 __all__ = sorted(_MODULE_OF)
 

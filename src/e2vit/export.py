@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from e2vit.experiments import Experiment, run
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 
 OPSET = 18  # new enough for the exporter, old enough for ONNX Runtime Web
 
@@ -82,7 +82,7 @@ def _exportable(model: nn.Module, images: Tensor) -> nn.Module:
     model = copy.deepcopy(model).cpu().float().eval()
     for module in model.modules():
         if isinstance(module, LocalGroupSelfAttention):
-            module.backend = "naive"
+            module.backend = "reference"
     model(images)
     return model
 

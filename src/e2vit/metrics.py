@@ -1,27 +1,35 @@
-"""How good predictions are, and how sure one can be of that. Accuracy is a fraction in [0, 1]."""
+"""Accuracy, calibration and tests of significance. Accuracy is a fraction in [0, 1], every interval a 95 % one."""
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
-from scipy.stats import binomtest
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy.stats import binomtest, t
 from torch import Tensor, nn
 
 from e2vit.actions import rotate
-from e2vit.data import Split, as_float
 
 
 def accuracy(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> tuple[float, tuple[float, float]]:
-    """The fraction of correct predictions and its 95 % Wilson interval."""
+    """Fraction of correct predictions and its Wilson interval."""
     rate = int((logits.argmax(-1) == labels).sum()) / len(labels)
     return rate, wilson(rate, len(labels))
 
 
 def wilson(rate: float, count: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of a share of ``count`` images; of the nearest whole number of them."""
+    """Wilson interval of a rate over ``count`` images, for the nearest whole number of successes."""
     interval = binomtest(round(rate * count), count).proportion_ci(0.95, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def student(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean of two or more values and its Student interval: mean, low, high."""
+    mean = statistics.fmean(values)
+    half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
+    return mean, mean - half, mean + half
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> float:
@@ -29,19 +37,31 @@ def negative_log_likelihood(logits: Float[Tensor, "n class_"], labels: Int64[Ten
     return F.cross_entropy(logits, labels).item()
 
 
-def calibration_error(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"], bins: int = 15) -> float:
-    """Expected calibration error: mean |confidence − accuracy| over equally wide bins of confidence.
+def reliability(
+    logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"], bins: int = 10
+) -> tuple[Float64[Tensor, " bin"], Float64[Tensor, " bin"], Float64[Tensor, " bin"]]:
+    """Mean confidence, accuracy and number of images in equally wide bins of confidence; NaN in an empty bin.
 
     Source: Guo et al. (2017).
     """
     confidence, predicted = logits.softmax(-1).max(-1)
-    gap = (predicted == labels).double() - confidence.double()
-    bin_of = (confidence.double() * bins).ceil().long().clamp(1, bins) - 1
-    return torch.zeros(bins, dtype=torch.float64).index_add(0, bin_of, gap).abs().sum().item() / len(labels)
+    confidence, correct = confidence.double(), (predicted == labels).double()
+    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
+    count, total, right = (
+        torch.zeros(bins, dtype=torch.float64).index_add(0, place, values)
+        for values in (torch.ones_like(confidence), confidence, correct)
+    )
+    return total / count, right / count, count
+
+
+def calibration_error(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"], bins: int = 15) -> float:
+    """Expected calibration error: mean |confidence − accuracy| over the bins of ``reliability``, weighted by images."""
+    confidence, correct, count = reliability(logits, labels, bins)
+    return ((confidence - correct).abs().nan_to_num() * count).sum().item() / len(labels)
 
 
 def mcnemar(first_correct: Bool[Tensor, " n"], second_correct: Bool[Tensor, " n"]) -> float:
-    """Exact two-sided p-value that two classifiers, judged on the same images, are equally good.
+    """Exact two-sided p-value for the hypothesis that two classifiers are equally good on the same images.
 
     Only the images on which exactly one of them is right count. Source: McNemar (1947).
     """
@@ -52,7 +72,7 @@ def mcnemar(first_correct: Bool[Tensor, " n"], second_correct: Bool[Tensor, " n"
 
 
 def summary(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> dict[str, float | int | list[float]]:
-    """Everything a record says of one split."""
+    """All metrics that a record holds for one split."""
     fraction, interval = accuracy(logits, labels)
     return {
         "accuracy": fraction,
@@ -67,7 +87,7 @@ def summary(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> d
 def predict(
     model: Callable[[Tensor], Tensor], images: Tensor, batch_size: int = 500, degrees: float = 0.0
 ) -> Float[Tensor, "n class_"]:
-    """Logits of a model for uint8 or float images, on the CPU; the images may be turned by some degrees first."""
+    """Logits on the CPU, in evaluation mode, for uint8 or float images, rotated first by some degrees."""
     if isinstance(model, nn.Module):
         parameter = next(model.parameters(), torch.zeros(()))
         device, dtype, was_training = parameter.device, parameter.dtype, model.training
@@ -77,15 +97,15 @@ def predict(
     batches = []
     for batch in images.split(batch_size):
         batch = batch.to(device)
-        batch = (as_float(batch) if batch.dtype == torch.uint8 else batch).to(dtype)
+        batch = (batch.float() / 255 if batch.dtype == torch.uint8 else batch).to(dtype)
         batches.append(model(rotate(batch, degrees)).float().cpu())
     if was_training:
         model.train()
     return torch.cat(batches)
 
 
-def accuracy_by_angle(model: Callable[[Tensor], Tensor], split: Split, degrees: list[float]) -> list[float]:
-    """Accuracy when every image of the split is turned by each angle (degrees, counter-clockwise) in turn."""
-    if not degrees:
+def accuracy_by_angle(model: Callable[[Tensor], Tensor], split: Any, degrees: Sequence[float]) -> list[float]:
+    """Accuracy on a split (``images`` and ``labels``) whose images are rotated by each angle (degrees) in turn."""
+    if not len(degrees):
         raise ValueError("the list of angles is empty")
     return [accuracy(predict(model, split.images, degrees=angle), split.labels)[0] for angle in degrees]

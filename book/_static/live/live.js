@@ -9,6 +9,7 @@
   if (!root) return;
 
   const PANELS = [
+    {name: "upright ViT", model: "upright", views: 1},
     {name: "ViT", model: "vit", views: 1},
     {name: "ViT, post-hoc", model: "vit", views: 4, symmetrized: true},
     {name: "G-CNN", model: "gcnn", views: 1},
@@ -32,6 +33,13 @@
 
   const isEmpty = () => image.every((value) => value === 0);
 
+  /** A new picture is shown as it is: neither turned nor mirrored. */
+  function reset() {
+    degrees = 0;
+    isMirrored = false;
+    byId("mirror").setAttribute("aria-pressed", false);
+  }
+
   function changed() {
     picture++;
     traces = {};
@@ -47,7 +55,12 @@
     byId("degrees").setAttribute("aria-valuetext", `${degrees} degrees`);
     root.querySelectorAll(".live-hand").forEach((hand) => hand.setAttribute("transform", `rotate(${-degrees})`));
     if (root.dataset.state === "off" || root.dataset.state === "failed") return;
-    if (isEmpty()) return buildPanels();    // nothing to classify
+    if (isEmpty()) {    // nothing to classify
+      buildPanels();
+      byId("says").textContent = "Nothing is drawn.";
+      root.dataset.state = "ready";
+      return;
+    }
     Object.assign(root.dataset, {state: "busy", asked: `${picture} ${degrees}`});
     if (pending) return;
     pending = true;
@@ -132,6 +145,37 @@
     });
   }
 
+  /** A picture of the reader's, reduced to the size of a digit; on a bright ground, its inks are inverted. */
+  async function take(file) {
+    const bitmap = await createImageBitmap(file), scale = Math.min(SIDE / bitmap.width, SIDE / bitmap.height);
+    const canvas = Object.assign(document.createElement("canvas"), {width: SIDE, height: SIDE});
+    const context = canvas.getContext("2d"), [width, height] = [bitmap.width * scale, bitmap.height * scale];
+    const whole = Object.assign(document.createElement("canvas"), {width: 1, height: 1}).getContext("2d");
+    whole.drawImage(bitmap, 0, 0, 1, 1);
+    const [r, g, b] = whole.getImageData(0, 0, 1, 1).data, isBright = (r + g + b) / 3 > 127;
+    context.fillStyle = isBright ? "#fff" : "#000";
+    context.fillRect(0, 0, SIDE, SIDE);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(bitmap, (SIDE - width) / 2, (SIDE - height) / 2, width, height);
+    const {data} = context.getImageData(0, 0, SIDE, SIDE);
+    forgetDigit();
+    image = Float32Array.from({length: PIXELS}, (_, k) => {
+      const gray = (data[4 * k] + data[4 * k + 1] + data[4 * k + 2]) / 765;
+      return isBright ? 1 - gray : gray;
+    });
+    reset();
+    changed();
+  }
+
+  function takePictures() {
+    const tried = (file) => take(file).catch(() => { byId("status").textContent = "This file is not a picture that the browser can read."; });
+    byId("file").addEventListener("change", (event) => { if (event.target.files.length) tried(event.target.files[0]); });
+    document.addEventListener("paste", (event) => {
+      const file = [...event.clipboardData.files].find(({type}) => type.startsWith("image/"));
+      if (file) tried(file);
+    });
+  }
+
   async function offerDigits() {
     const {digits, origin} = await (await fetch(new URL("digits.json", base))).json();
     byId("digits").querySelector("legend").textContent += ` (rotated MNIST, ${origin})`;
@@ -143,6 +187,7 @@
       Object.assign(radio, {type: "radio", name: "live-digit"}).setAttribute("aria-label", `a ${truth}, test image ${index}`);
       radio.addEventListener("change", () => {
         [image, label] = [Float32Array.from(bytes), truth];
+        reset();
         changed();
       });
       paint(canvas, bytes);
@@ -180,7 +225,7 @@
     panel.querySelector(".live-answer").textContent = `says ${digit} (${percent(probabilities[digit])})`;
     panel.querySelectorAll(".live-bars i").forEach((bar, k) => {
       bar.style.height = `${100 * probabilities[k]}%`;
-      bar.className = k === digit ? "live-best" : "";
+      bar.className = k !== digit ? "" : label !== null && digit !== label ? "live-best live-bad" : "live-best";
     });
   }
 
@@ -287,6 +332,7 @@
   buildPanels();
   drawByPointer(byId("draw"));
   drawByKeys(byId("draw"));
+  takePictures();
   byId("degrees").addEventListener("input", (event) => turnTo(+event.target.value));
   byId("left").addEventListener("click", () => turnTo(degrees + 90));
   byId("right").addEventListener("click", () => turnTo(degrees - 90));
@@ -298,6 +344,7 @@
   byId("clear").addEventListener("click", () => {
     forgetDigit();
     image.fill(0);
+    reset();
     changed();
   });
   byId("views").addEventListener("change", (event) => {

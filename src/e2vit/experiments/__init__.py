@@ -1,4 +1,4 @@
-"""The experiments of the book: named, costed, and run once each into a record.
+"""The experiments of the book: named, and run once each into a record.
 
 ``run`` reads a record, or trains it; nothing else writes into the results.
 """
@@ -6,16 +6,14 @@
 import dataclasses
 import difflib
 import hashlib
+import math
 import os
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn, optim
@@ -26,9 +24,7 @@ from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS, Experiment, build
 from e2vit.experiments.records import RecordError, results_folder
 from e2vit.models import Symmetrized
-from e2vit.training import fine_tuning
-from e2vit.training.fine_tuning import FineTuneConfig
-from e2vit.training.loop import discard_state, make_accelerator, sweep, train
+from e2vit.training import FineTuneConfig, Trained, fine_tune, make_accelerator, train
 
 MODES = ("quick", "report", "train")
 
@@ -38,24 +34,25 @@ __all__ = [
     "MODES",
     "RecordError",
     "Run",
+    "build",
     "default_mode",
     "find",
+    "read_record",
     "record_of",
+    "records",
+    "results_folder",
     "run",
+    "seeds_present",
     "status",
 ]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run: what was measured, and the model with the weights that were measured."""
+    """A finished run: its record, and the model with the weights that were measured."""
 
     record: dict[str, Any]
     model: nn.Module
-
-
-class Claimed(RuntimeError):
-    """Another worker is at this run."""
 
 
 def default_mode() -> str:
@@ -77,7 +74,7 @@ def run(
     seed: int = 0,
     *,
     results: Path | None = None,
-    deadline: float = float("inf"),
+    deadline: float = math.inf,
     progress: bool = True,
 ) -> Run:
     """One seed of one experiment.
@@ -85,7 +82,7 @@ def run(
     mode: "report" reads the record; "train" trains when there is none, and continues what was begun;
           "quick" trains a tiny model for a moment on the embedded digits and keeps nothing.
     results: the folder of the records; data/results of the checkout when left out.
-    Error: RecordError when a record is missing, stale or altered; Claimed when another worker has the run.
+    Error: RecordError when a record is missing, damaged or stale; OutOfTime at the deadline (``time.monotonic()``).
     """
     experiment = name if isinstance(name, Experiment) else find(name)
     _checked_mode(mode)
@@ -93,128 +90,92 @@ def run(
         raise ValueError(f"a seed is a whole number from 0 on, not {seed!r}")
     if mode == "quick":
         return _quick(experiment, seed)
-    folder = (results or results_folder()) / experiment.name
-    if mode == "report" or (folder / f"seed{seed}.json").exists():
-        if mode == "train":
-            tidy(experiment, seed, results)
-        return _read(experiment, seed, folder)
-    return _train(experiment, seed, folder, deadline, progress)
+    results = Path(results or results_folder())
+    if mode == "train" and not (results / experiment.name / f"seed{seed}.json").exists():
+        _train(experiment, seed, results, deadline, progress)
+    return _read(experiment, seed, results)
 
 
 def seeds_present(name: str, results: Path | None = None) -> list[int]:
     """The seeds of an experiment that have a record."""
-    folder = (results or results_folder()) / find(name).name
-    return sorted(int(path.stem[4:]) for path in folder.glob("seed*.json") if path.stem[4:].isdecimal())
+    return records.seeds_present(find(name), results)
 
 
 def read_record(name: str, seed: int = 0, results: Path | None = None) -> dict[str, Any]:
-    """A record without its model. Error: RecordError when it is missing, stale or altered."""
+    """A record without its model. Error: RecordError when it is missing, damaged or stale."""
     return records.read(find(name), seed, results)
 
 
 def record_of(name: str, mode: str = "report", seed: int = 0) -> dict[str, Any]:
-    """A record without its model: read where it is, else made as ``run`` makes it. For what needs no weights."""
+    """A record without its model: read if it exists, else made as ``run`` makes it. For what needs no weights."""
     there = mode != "quick" and seed in seeds_present(name)
     return read_record(name, seed) if mode == "report" or there else run(name, mode, seed).record
 
 
-def tidy(experiment: Experiment, seed: int, results: Path | None = None) -> None:
-    """Removes what a run still had beside its record when it was killed. Nothing, while anybody is at the run."""
-    folder = (results or results_folder()) / experiment.name
-    if (folder / f"seed{seed}.json").exists() and records.leftovers(experiment, seed, folder):
-        with suppress(OSError, Timeout), FileLock(folder / f"seed{seed}.claim", timeout=0):
-            _discard(experiment, seed, folder)
-
-
 def status(results: Path | None = None) -> list[dict[str, Any]]:
-    """For every experiment: seeds wanted, present, missing and stale, what the present ones ran on, what a seed costs.
+    """For every experiment: seeds wanted, present, missing and stale; what the present ones ran on and reached.
 
-    present counts every seed with a good record, also above those wanted. stale: refused, whatever the reason.
+    present: number of valid records, also above those wanted. stale: refused, for whatever reason.
+    accuracy: mean on the test images (a fraction), and minutes: mean of a seed, on the devices named; None without any.
     """
     rows = []
     for name, experiment in EXPERIMENTS.items():
-        good, stale = {}, []
-        for seed in seeds_present(name, results):
-            try:
-                good[seed] = read_record(name, seed, results)
-            except RecordError:
-                stale.append(seed)
-        missing = [seed for seed in range(experiment.seeds) if seed not in good]
+        seeds = records.seeds_present(experiment, results)
+        found = records.find(name, results=results, name=name)
+        good = {record["seed"] for record in found}
         rows.append(
             {
                 "experiment": name,
+                "about": experiment.about,
                 "wanted": experiment.seeds,
                 "present": len(good),
-                "missing": missing,
-                "stale": stale,
-                "devices": sorted({record["device"] for record in good.values()}),
-                "gpu_minutes": experiment.gpu_minutes,
-                "cpu_minutes": experiment.cpu_minutes,
+                "missing": [seed for seed in range(experiment.seeds) if seed not in good],
+                "stale": [seed for seed in seeds if seed not in good],
+                "devices": sorted({record["device"] for record in found}),
+                "accuracy": records.summarize(found).mean if found else None,
+                "minutes": sum(record["seconds"] for record in found) / len(found) / 60 if found else None,
             }
         )
     return rows
 
 
-def _train(experiment: Experiment, seed: int, folder: Path, deadline: float, progress: bool) -> Run:
-    accelerator = make_accelerator()
-    splits = load(experiment.data)
+def build_on(base: Run | None, experiment: Experiment, seed: int) -> nn.Module:
+    """The model of an experiment before its training, with the weights of its base if it has one."""
+    model = build(experiment, seed)
+    if base is not None:
+        (model.model if isinstance(model, Symmetrized) else model).load_state_dict(base.model.state_dict())
+    return model
+
+
+def _train(experiment: Experiment, seed: int, results: Path, deadline: float, progress: bool) -> None:
+    accelerator, splits, folder = make_accelerator(), load(experiment.data.format(seed=seed)), results / experiment.name
     folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"seed{seed}.claim", timeout=0)
-    try:
-        _claim(lock, accelerator, f"{experiment.name}, seed {seed}")
-        if any(gather_object([(folder / f"seed{seed}.json").exists()])):  # done by who had the claim until now
-            return _read(experiment, seed, folder)
-        if accelerator.is_main_process:
-            sweep(folder, f"seed{seed}.")
-        state = records.state_path(experiment, seed, folder)
-        base = _base(experiment, seed, folder)
-        model = build_on(base, experiment, seed)
-        training = _training_splits(experiment, splits, base.record["seed"] if base else seed)
-        method = fine_tuning.fine_tune if isinstance(experiment.training, FineTuneConfig) else train
-        trained = method(
-            model,
-            training.train,
-            training.validation,
-            experiment.training,
-            seed=seed,
-            state_path=state,
-            deadline=deadline,
-            accelerator=accelerator,
-            progress=progress,
-            watch=training.test if experiment.watch_test else None,
-        )
-        if accelerator.is_main_process:
-            record = records.measure(experiment, seed, splits, training, model, trained, accelerator, base)
-            records.write(folder, seed, record, model, base and base.model)
-            _discard(experiment, seed, folder)
-        accelerator.wait_for_everyone()
-        return _read(experiment, seed, folder)
-    finally:
-        lock.release()
-
-
-def _discard(experiment: Experiment, seed: int, folder: Path) -> None:
-    """Removes what belongs to a run that has its record, for who holds the claim on it."""
-    discard_state(state := records.state_path(experiment, seed, folder))
-    if isinstance(experiment.training, FineTuneConfig):
-        fine_tuning.discard_states(state, experiment.training)
-    sweep(folder, f"seed{seed}.")
-
-
-def _claim(lock: FileLock, accelerator: Accelerator, what: str) -> None:
-    """Takes the run for this worker, all its processes together; the system frees the lock when the worker dies."""
-    taken = True
+    base = _base(experiment, seed, results)
+    model = build_on(base, experiment, seed)
+    training = _training_splits(experiment, splits, base.record["seed"] if base else seed)
+    state = records.state_path(experiment, seed, folder)
+    options = {"state_path": state, "deadline": deadline, "progress": progress}
+    trained = _trained(model, experiment, training, seed, accelerator, **options)
     if accelerator.is_main_process:
-        try:
-            lock.acquire()
-        except Timeout:
-            taken = False
-    if not all(gather_object([taken])):
-        raise Claimed(f"another worker is at {what}")
+        record = records.measure(experiment, seed, splits, training, model, trained, accelerator, base)
+        records.write(folder, seed, record, model, base and base.model)
+        for path in (*folder.glob(f"{state.stem}*"), *folder.glob(f".seed{seed}.*.tmp")):
+            path.unlink(missing_ok=True)
+    accelerator.wait_for_everyone()
+
+
+def _trained(
+    model: nn.Module, experiment: Experiment, training: Splits, seed: int, accelerator: Accelerator, **options: Any
+) -> Trained:
+    options |= {"seed": seed, "accelerator": accelerator, "watch": training.test if experiment.watch_test else None}
+    if isinstance(experiment.training, FineTuneConfig):
+        assert isinstance(model, Symmetrized)
+        return fine_tune(model, training.train, training.validation, experiment.training, **options)
+    return train(model, training.train, training.validation, experiment.training, **options)
 
 
 def _training_splits(experiment: Experiment, splits: Splits, seed: int) -> Splits:
-    """What a run trains on, chooses with and is measured on: the splits, shortened as its configuration says."""
+    """The images for training, choice and measurement: the splits, shortened as the configuration says."""
     if experiment.all_training:
         splits = all_training(splits)
     return dataclasses.replace(
@@ -225,82 +186,59 @@ def _training_splits(experiment: Experiment, splits: Splits, seed: int) -> Split
     )
 
 
-def _base(experiment: Experiment, seed: int, folder: Path) -> Run | None:
+def _base(experiment: Experiment, seed: int, results: Path) -> Run | None:
     """The finished run that an experiment starts from: the base's run of the same seed, or of its highest one."""
     if experiment.base is None:
         return None
-    results = folder.parents[experiment.name.count("/")]
     present = seeds_present(experiment.base, results)
-    number = seed if seed in present or not present else max(present)
-    return run(experiment.base, "report", number, results=results)
+    return run(experiment.base, seed=seed if seed in present or not present else max(present), results=results)
 
 
-def build_on(base: Run | None, experiment: Experiment, seed: int) -> nn.Module:
-    """The model of an experiment before its training; what comes from a base has the base's weights."""
-    model = build(experiment, seed)
-    if base is not None:
-        (model.model if isinstance(model, Symmetrized) else model).load_state_dict(base.model.state_dict())
-    return model
-
-
-def _read(experiment: Experiment, seed: int, folder: Path) -> Run:
-    record = records.read(experiment, seed, folder.parents[experiment.name.count("/")])
-    checkpoint = folder / f"seed{seed}.safetensors"
+def _read(experiment: Experiment, seed: int, results: Path) -> Run:
+    record = records.read(experiment, seed, results)
+    checkpoint = results / experiment.name / f"seed{seed}.safetensors"
     if not checkpoint.exists():
         raise RecordError(
-            f"{checkpoint} is missing: of runs that only stand in a table the repository keeps the "
-            f"record, not the checkpoint; python -m e2vit run {experiment.name} --seed {seed} --results FOLDER "
-            "makes both anew"
+            f"{checkpoint} is missing: of runs that appear in tables only, the repository keeps the record, not the "
+            f"checkpoint; python -m e2vit run {experiment.name} --seed {seed} --results FOLDER makes both anew"
         )
+    if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != record["checkpoint_sha256"]:
+        raise RecordError(f"{checkpoint} is not the checkpoint that its record names")
+    base = run(experiment.base, seed=record["base"]["seed"], results=results) if experiment.base else None
+    if base is not None and base.record["checkpoint_sha256"] != record["base"]["checkpoint_sha256"]:
+        raise RecordError(
+            f"{checkpoint} was made from another checkpoint of {experiment.base} than the present one; "
+            "delete it to run anew"
+        )
+    model = build_on(base, experiment, seed)
     try:
-        if hashlib.sha256(checkpoint.read_bytes()).hexdigest() != record["checkpoint_sha256"]:
-            raise RecordError(f"{checkpoint} is not the checkpoint that its record names")
-        base = (
-            run(experiment.base, "report", record["base"]["seed"], results=folder.parents[experiment.name.count("/")])
-            if experiment.base
-            else None
-        )
-        if base is not None and base.record["checkpoint_sha256"] != record["base"]["checkpoint_sha256"]:
-            raise RecordError(
-                f"{checkpoint} was made from another checkpoint of {experiment.base} than the present "
-                "one; delete it to run anew"
-            )
-        model = build_on(base, experiment, seed)
         model.load_state_dict({**(model.state_dict() if base else {}), **load_file(checkpoint)})
     except (OSError, SafetensorError, RuntimeError) as reason:
-        raise RecordError(f"{checkpoint} is no checkpoint of {experiment.name}: {first_line(reason)}") from None
+        raise RecordError(f"{checkpoint} is not a checkpoint of {experiment.name}: {first_line(reason)}") from None
     return Run(record, model.eval())
 
 
 @lru_cache(maxsize=64)
 def _quick(experiment: Experiment, seed: int) -> Run:
-    """A moment of training of a tiny model on 300 embedded digits, in memory only."""
-    once = {} if isinstance(experiment.training, FineTuneConfig) else {"updates_per_epoch": None}
-    if getattr(experiment.training, "optimizer", None) == "muon" and not hasattr(optim, "Muon"):
-        once["optimizer"] = "adamw"  # torch is too old; nothing is kept that could be taken for the other
+    """A smoke-test run: a tiny model on 300 embedded digits, in memory only."""
+    changes: dict[str, Any] = {"epochs": 2, "batch_size": 50, "warmup_epochs": 0.5}
+    if not isinstance(experiment.training, FineTuneConfig):
+        changes["updates_per_epoch"] = None
+        if experiment.training.optimizer == "muon" and not hasattr(optim, "Muon"):
+            changes["optimizer"] = "adamw"  # torch is too old; nothing is kept that could be taken for the other
     small = dataclasses.replace(
         experiment,
         fraction=0.3,
         model=getattr(experiment.model, "tiny", lambda: experiment.model)(),
-        training=dataclasses.replace(experiment.training, epochs=2, batch_size=50, warmup_epochs=0.5, **once),
+        training=dataclasses.replace(experiment.training, **changes),
     )
     splits = embedded(experiment.data)
     splits = dataclasses.replace(splits, test=splits.test[:200])
     splits = in_shape_of(splits, getattr(small.model, "model", small.model))
-    training = _training_splits(small, splits, seed)
-    accelerator = make_accelerator()
+    training, accelerator = _training_splits(small, splits, seed), make_accelerator()
     base = _quick(find(experiment.base), seed) if experiment.base else None
     model = build_on(base, small, seed)
-    method = fine_tuning.fine_tune if isinstance(small.training, FineTuneConfig) else train
-    trained = method(
-        model,
-        training.train,
-        training.validation,
-        small.training,
-        seed=seed,
-        accelerator=accelerator,
-        watch=training.test if experiment.watch_test else None,
-    )
+    trained = _trained(model, small, training, seed, accelerator)
     return Run(records.measure(small, seed, splits, training, model, trained, accelerator, base), model.cpu())
 
 

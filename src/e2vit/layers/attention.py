@@ -1,15 +1,17 @@
-"""Group self-attention over a whole map: every position and pose attends to every other.
+"""Group self-attention: every position and pose attends to every other, of the whole map or of a window.
 
     out(x, v) = W Σ_g Σ_{m,y} softmax_{(m,y)} [ q(x,g)·k(y,m) + q(x,g)·ρ(v⁻¹(y−x)) + q(x,g)·e(G[v,g,m]) ] value(y, m)
 
 It commutes with the group if the table G is constant on diagonal orbits, G[rv,rg,rm] = G[v,g,m], and for tables whose
 rows depend on m only then; ``is_equivariant_table`` is the exact criterion.
-Lifting is the same layer with a single input pose: from an image to a map with a pose axis.
+Lifting is the same layer with a single input pose: from an image to a map with a pose axis. The local layer, that of
+GSA-Nets and GE-ViT, is the same formula with y in the window of x; beyond the border of the map there are no keys.
 Sources: Romero and Cordonnier (2021), GSA-Nets; Xu et al. (2023), GE-ViT.
 """
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +20,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup, cayley_index, check_group, gsa_index
-from e2vit.layers.position import PositionAsReleased, SoundPosition, seen_offsets
+from e2vit.kernels import BACKENDS, attend, poses_as_heads, reference
+from e2vit.layers.position import PositionAsReleased, SoundPosition, seen_offsets, window_mask
 
 
 class Pointwise(nn.Module):
@@ -45,7 +48,11 @@ class GroupSelfAttention(nn.Module):
     query_pose: "sum" over g as above, or "diagonal": g = v alone, equivariant too and |H| times cheaper.
     scale:      of the scores; head_dim^-1/2 when left out. The released networks have channels^-1/2.
     dropout:    of single attention weights.
+    forward_offsets: a pose v sees the offset o as v·o, as in GSA-Nets, whose pose v is called v⁻¹ elsewhere. Left out:
+                true for the table of the released GSA-Nets, whatever function made it, and false for any other.
     """
+
+    smallest = 1  # side of the smallest map, pixels
 
     def __init__(
         self,
@@ -61,6 +68,7 @@ class GroupSelfAttention(nn.Module):
         query_pose: str = "sum",
         scale: float | None = None,
         dropout: float = 0.0,
+        forward_offsets: bool | None = None,
     ):
         super().__init__()
         check_group(group)
@@ -71,13 +79,15 @@ class GroupSelfAttention(nn.Module):
         self.group, self.lifting, self.heads, self.dropout = group, lifting, heads, dropout
         self.scale = head_dim**-0.5 if scale is None else scale
         self.diagonal = query_pose == "diagonal" and not lifting
-        self.forward_offsets = index is gsa_index  # GSA-Nets count their poses the other way
         self.qkv = Pointwise(channels, 3 * heads * head_dim)
         self.out = Pointwise(heads * head_dim, out_channels or channels)
         self.position, element_channels = _position(position, head_dim, lifting)
-        table = torch.zeros(group.order, 1, 1, dtype=torch.int64) if lifting else index(group)
-        if tuple(table.shape) != (group.order, *(1 if lifting else group.order,) * 2):
+        table = index(group)
+        if tuple(table.shape) != (group.order,) * 3:
             raise ValueError(f"the index table has axes {tuple(table.shape)}, but {group} has {group.order} elements")
+        self.forward_offsets = _is_gsa_table(table, group) if forward_offsets is None else forward_offsets
+        if lifting:
+            table = torch.zeros(group.order, 1, 1, dtype=torch.int64)
         self.register_buffer("table", table, persistent=False)
         self.register_buffer("offsets", None)  # positions seen by each pose, when they come with released weights
         self.element_padding = head_dim - element_channels
@@ -149,6 +159,76 @@ class GroupSelfAttention(nn.Module):
             raise ValueError(f"the input is on {x.device}, the weights are on {weight.device}")
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             raise ValueError(f"the input is {x.dtype}, the weights are {weight.dtype}")
+        if self.smallest > min(x.shape[-2:]):
+            raise ValueError(f"the window, {self.smallest} pixels, is larger than the map, {tuple(x.shape[-2:])}")
+
+
+class LocalGroupSelfAttention(GroupSelfAttention):
+    """Group self-attention whose keys lie within a window. Scores: batch · heads · |H|³ · pixels · window².
+
+    window:       side of the window in pixels, odd.
+    window_shape: "square", or "disc": the offsets within window / 2, closer to the same set after any rotation.
+    backend:      of the computation, "auto" or a name from ``kernels.BACKENDS``: see :func:`e2vit.kernels.attend`.
+    small_maps:   whether a map may be smaller than the window. The released rotMNIST network has such layers.
+    options:      as in :class:`GroupSelfAttention`. Dropout of attention weights needs the reference backend.
+    """
+
+    def __init__(
+        self,
+        group: FiniteGroup,
+        channels: int,
+        heads: int,
+        head_dim: int,
+        *,
+        window: int = 9,
+        window_shape: str = "square",
+        backend: str = "auto",
+        small_maps: bool = False,
+        **options: Any,
+    ):
+        if window < 1 or window % 2 == 0:
+            raise ValueError(f"a window has a center, so its side is odd, not {window}")
+        if window_shape not in ("square", "disc"):
+            raise ValueError(f"window_shape is 'square' or 'disc', not {window_shape!r}")
+        if backend not in ("auto", *BACKENDS):
+            raise ValueError(f"backend is 'auto' or one of {', '.join(BACKENDS)}, not {backend!r}")
+        super().__init__(group, channels, heads, head_dim, **options)
+        self.window, self.backend, self.smallest = window, backend, 1 if small_maps else window
+        self.register_buffer("mask", window_mask(window, window_shape), persistent=False)
+
+    def forward(
+        self, x: Float[Tensor, "batch channel *pose height width"]
+    ) -> Float[Tensor, "batch out_channel element height width"]:
+        *inputs, table = self._inputs(x)
+        options = {"diagonal": self.diagonal, "dropout": self.dropout if self.training else 0.0}
+        return self._merge(attend(*inputs, table, mask=self.mask, backend=self.backend, **options))
+
+    def weights(
+        self, x: Float[Tensor, "batch channel *pose height width"]
+    ) -> Float[Tensor, "batch head v g m offset height width"]:
+        """The attention, without dropout: offsets row by row, zero beyond the border. For small inputs: it is large."""
+        q, k, value, position, element, table = self._inputs(x)
+        inputs = q, k, value, position[None], element[None], table
+        if self.diagonal:
+            inputs = poses_as_heads(*inputs)
+        q, k, _, position, element, table = inputs
+        found = reference.weights(q, k, position, element, table, self.mask)
+        if self.diagonal:
+            found = rearrange(found, "b (head v) 1 1 m o y x -> b head v 1 m o y x", head=self.heads)
+        return found
+
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What :func:`e2vit.kernels.attend` takes."""
+        q, k, value = self._project(x)
+        k, value = (F.pad(maps, (self.window // 2,) * 4) for maps in (k, value))
+        return q, k, value, self._positions(self.window, self.window, q), self._elements(q), self.table
+
+
+def _is_gsa_table(table: Tensor, group: FiniteGroup) -> bool:
+    try:
+        return torch.equal(table, gsa_index(group))
+    except ValueError:  # a group that GSA-Nets have no table for
+        return False
 
 
 def _position(name: str, head_dim: int, lifting: bool) -> tuple[nn.Module, int]:

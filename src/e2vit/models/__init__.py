@@ -16,6 +16,7 @@ from torch import nn
 from e2vit.models.gcnn import GCNN, GCNNConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.models.hybrid import HybridViT, HybridViTConfig
+from e2vit.models.octic import OcticViT, OcticViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
 from e2vit.models.symmetrized import Symmetrized, SymmetrizedConfig
 from e2vit.models.transformer import Transformer, TransformerConfig
@@ -27,6 +28,7 @@ MODELS: dict[type, type[nn.Module]] = {
     GroupAttentionNetConfig: GroupAttentionNet,
     GCNNConfig: GCNN,
     PooledHybridConfig: PooledHybrid,
+    OcticViTConfig: OcticViT,
 }
 
 __all__ = [
@@ -37,6 +39,8 @@ __all__ = [
     "GroupAttentionNetConfig",
     "HybridViT",
     "HybridViTConfig",
+    "OcticViT",
+    "OcticViTConfig",
     "PooledHybrid",
     "PooledHybridConfig",
     "Symmetrized",

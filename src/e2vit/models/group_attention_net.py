@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from e2vit.actions import is_exact
 from e2vit.groups import FiniteGroup, cayley_index, check_group, cyclic
-from e2vit.layers.attention import Pointwise
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention, Pointwise
 from e2vit.layers.position import window_mask
 from e2vit.models.classifier import ImageClassifier, check_counts
 from e2vit.models.released import load_released
@@ -47,7 +46,7 @@ class GroupAttentionNetConfig:
     score_scale: str = "channels"  # scores over √(input channels), as released; or "head_dim"
     query_pose: str = "sum"  # over all, as released; or "diagonal", the query has the pose of the output
     readout: str = "sum"  # over positions, as released; or "mean"
-    attention_dropout: float = 0.0  # of single weights, released: 0.1; naive backend alone
+    attention_dropout: float = 0.0  # of single weights, released: 0.1; reference backend alone
     value_dropout: float = 0.1
     input_dropout: float = 0.0
     pool_dropout: float = 0.0

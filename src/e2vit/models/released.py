@@ -13,7 +13,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from e2vit.layers.local_attention import LocalGroupSelfAttention
+from e2vit.layers.attention import LocalGroupSelfAttention
 from e2vit.layers.position import seen_offsets
 
 RENAMED = [

@@ -1,9 +1,11 @@
 """Training and fine-tuning."""
 
+from e2vit.training.config import TrainConfig
 from e2vit.training.fine_tuning import FineTuneConfig, fine_tune
-from e2vit.training.loop import Diverged, OutOfTime, TrainConfig, Trained, make_accelerator, train
+from e2vit.training.loop import DamagedState, Diverged, OutOfTime, Trained, make_accelerator, train
 
 __all__ = [
+    "DamagedState",
     "Diverged",
     "FineTuneConfig",
     "OutOfTime",

@@ -9,9 +9,10 @@ from e2vit.kernels.cpu.simd import compiled, fill, fma, load, store, zero
 
 
 @compiled
-def dots(out, left, planes, start, initial, shifts, first, count, lefts, poses, depth, stride):
-    """out[l,m,o] = initial(x+o) + Σ_d left[l,d]·plane[m,d](x+o)."""
+def dots(out, left, planes, start, shifts, first, count, lefts, poses, depth, stride):
+    """out[l,m,o] = last plane(x+o) + Σ_d left[l,d]·plane[m,d](x+o)."""
     row, vector = poses * count * 8, depth * 8  # from one l to the next in out and in left
+    initial = start + poses * depth * stride
     for l in range(0, lefts - 3, 4):
         for m in range(poses):
             base, to, v = start + m * depth * stride, (l * poses + m) * count * 8, l * vector
@@ -199,16 +200,16 @@ def table_dots(out, left, numbers, columns, first, count, vector, row, at, depth
 
 
 @compiled
-def table_gather(dx, dB, numbers, first, count, columns, sizes, diagonal):
+def table_gather(dx, dB, numbers, first, count, columns, sizes):
     """dx[g,d] += Σ_{v,o} dB[v,g,o]·position[v,d,o]."""
     outputs, queries, _, depth, _ = sizes
-    four, jump, vector = queries % 4 == 0 and not diagonal, count * 8, depth * 8
+    four, jump, vector = queries % 4 == 0, count * 8, depth * 8
     for g in range(0, queries, 4 if four else 1):
         for d in range(depth):
             x = g * vector + d * 8
             a0, a1, a2, a3 = load(dx, x), zero(dx), zero(dx), zero(dx)
-            for v in range(g, g + 1) if diagonal else range(0, outputs):
-                at, p = (v if diagonal else v * queries + g) * jump, (v * depth + d) * columns + first
+            for v in range(outputs):
+                at, p = (v * queries + g) * jump, (v * depth + d) * columns + first
                 if four:
                     for o in range(count):
                         i, n = at + o * 8, fill(numbers, p + o)
@@ -224,13 +225,13 @@ def table_gather(dx, dB, numbers, first, count, columns, sizes, diagonal):
 
 
 @compiled
-def table_scatter(slopes, dB, x, first, count, columns, sizes, diagonal):
+def table_scatter(slopes, dB, x, first, count, columns, sizes):
     """slopes[v,o,d] += Σ_g dB[v,g,o]·q[g,d], lane by lane."""
     outputs, queries, _, depth, _ = sizes
-    four, jump, vector = queries % 4 == 0 and not diagonal, count * 8, depth * 8
+    four, jump, vector = queries % 4 == 0, count * 8, depth * 8
     for v in range(outputs):
-        for g in range(v, v + 1) if diagonal else range(0, queries, 4 if four else 1):
-            at = (v if diagonal else v * queries + g) * jump
+        for g in range(0, queries, 4 if four else 1):
+            at = (v * queries + g) * jump
             for d in range(depth):
                 i, to = g * vector + d * 8, ((v * columns + first) * depth + d) * 8
                 if four:

@@ -40,15 +40,13 @@ def exponentials(x, at, count):
 
 
 @compiled
-def logits(
-    A, B, C, q, k, start, border, shifts, first, count, position, columns, element, table, sizes, stride, diagonal
-):
+def logits(A, B, C, q, keys, at, shifts, first, count, position, columns, element, table, sizes, stride):
     """The three parts of the scores. C first holds q_g·element, then is read through the table into C[v,g,m]."""
     outputs, queries, poses, depth, entries = sizes
-    dots(A, q, k, start, border, shifts, first, count, queries, poses, depth, stride)
+    dots(A, q, keys, at, shifts, first, count, queries, poses, depth, stride)
     for v in range(outputs):
-        for g in range(v, v + 1) if diagonal else range(0, queries):
-            pair = v if diagonal else v * queries + g
+        for g in range(queries):
+            pair = v * queries + g
             table_dots(
                 B, q, position, columns, first, count, g * depth * 8, v * depth * columns, pair * count * 8, depth
             )
@@ -61,13 +59,13 @@ def logits(
 
 
 @compiled
-def normalize(A, B, C, T, count, sizes, diagonal):
+def normalize(A, B, C, T, count, sizes):
     """T[v,g,m] = Σ_o A B, and C becomes R = C / Z. Returns the smallest Z."""
     outputs, queries, poses, _, _ = sizes
     smallest = lowest(zero(C)) + 1e30
     for g in range(queries):
-        for v in range(g, g + 1) if diagonal else range(0, outputs):
-            pair, jump = v if diagonal else v * queries + g, count * 8
+        for v in range(outputs):
+            pair, jump = v * queries + g, count * 8
             b = pair * jump
             for m in range(0, poses - 3, 4):
                 a0, a1, a2, a3 = zero(A), zero(A), zero(A), zero(A)
@@ -96,10 +94,10 @@ def normalize(A, B, C, T, count, sizes, diagonal):
 
 
 @compiled
-def combine(W, A, B, R, count, sizes, diagonal):
+def combine(W, A, B, R, count, sizes):
     """W[v,m,o] = Σ_g A B R."""
     outputs, queries, poses, _, _ = sizes
-    four, jump, leap = queries % 4 == 0 and not diagonal, count * 8, poses * count * 8
+    four, jump, leap = queries % 4 == 0, count * 8, poses * count * 8
     for begin in range(0, jump, CHUNK * 8):
         end = min(begin + CHUNK * 8, jump)
         for v in range(outputs):
@@ -107,8 +105,8 @@ def combine(W, A, B, R, count, sizes, diagonal):
                 w = (v * poses + m) * jump
                 for o in range(w + begin, w + end, 8):
                     store(W, o, zero(W))
-                for g in range(v, v + 1) if diagonal else range(0, queries, 4 if four else 1):
-                    pair = v if diagonal else v * queries + g
+                for g in range(0, queries, 4 if four else 1):
+                    pair = v * queries + g
                     a, b, r = (g * poses + m) * jump, pair * jump, (pair * poses + m) * 8
                     r0 = load(R, r)
                     if four:
@@ -127,21 +125,28 @@ def combine(W, A, B, R, count, sizes, diagonal):
 
 
 @compiled
-def slopes(A, B, R, T, S, dW, count, sizes, diagonal):
+def sums(sizes):
+    """Length of the array S of ``slopes``."""
+    outputs, queries, poses, _, _ = sizes
+    return (outputs * queries * (poses + 1) + (poses + 1) * CHUNK) * 8
+
+
+@compiled
+def slopes(A, B, R, T, S, dW, count, sizes):
     """The gradients of the three parts of the scores, written over A, B and T. dW[v,m,o] is the gradient of W.
 
     With D[v,g] = Σ_{m,o} A B R dW, a score has the gradient A B R (dW − D). S holds sums on the way.
     """
     outputs, queries, poses, _, _ = sizes
-    pairs, jump = outputs if diagonal else outputs * queries, count * 8
+    pairs, jump = outputs * queries, count * 8
     means, own = pairs * poses * 8, (pairs * poses + pairs) * 8
     fors = own + CHUNK * 8
     S[:means] = 0
     for begin in range(0, jump, CHUNK * 8):
         end = min(begin + CHUNK * 8, jump)
         for g in range(queries):
-            for v in range(g, g + 1) if diagonal else range(0, outputs):
-                pair = v if diagonal else v * queries + g
+            for v in range(outputs):
+                pair = v * queries + g
                 for m in range(0, poses - 3, 4):
                     a, b, w, s = (g * poses + m) * jump, pair * jump, (v * poses + m) * jump, (pair * poses + m) * 8
                     s0, s1, s2, s3 = load(S, s), load(S, s + 8), load(S, s + 16), load(S, s + 24)
@@ -173,8 +178,8 @@ def slopes(A, B, R, T, S, dW, count, sizes, diagonal):
         for g in range(queries):
             for i in range(fors, fors + poses * CHUNK * 8, 8):
                 store(S, i, zero(S))
-            for v in range(g, g + 1) if diagonal else range(0, outputs):
-                pair = v if diagonal else v * queries + g
+            for v in range(outputs):
+                pair = v * queries + g
                 mean, b = load(S, means + pair * 8), pair * jump
                 for i in range(own, own + CHUNK * 8, 8):
                     store(S, i, zero(S))
@@ -207,13 +212,13 @@ def slopes(A, B, R, T, S, dW, count, sizes, diagonal):
 
 
 @compiled
-def direct(W, A, B, C, P, count, sizes, diagonal):
+def direct(W, A, B, C, P, count, sizes):
     """W from whole scores: A, B and C hold the logits. P[v,g,m,o] keeps the weight of every pair of poses."""
     outputs, queries, poses, _, _ = sizes
     W[: outputs * poses * count * 8] = 0
     for v in range(outputs):
-        for g in range(v, v + 1) if diagonal else range(0, queries):
-            pair = v if diagonal else v * queries + g
+        for g in range(queries):
+            pair = v * queries + g
             at, top = pair * poses * count * 8, load(C, pair * poses * 8) + load(B, pair * count * 8)
             top = top + load(A, g * poses * count * 8)
             for m in range(poses):
@@ -234,14 +239,14 @@ def direct(W, A, B, C, P, count, sizes, diagonal):
 
 
 @compiled
-def direct_slopes(A, B, T, P, dW, count, sizes, diagonal):
+def direct_slopes(A, B, T, P, dW, count, sizes):
     """The same as ``slopes`` from the weights that ``direct`` kept."""
     outputs, queries, poses, _, _ = sizes
     A[: queries * poses * count * 8] = 0
-    B[: (outputs if diagonal else outputs * queries) * count * 8] = 0
+    B[: outputs * queries * count * 8] = 0
     for v in range(outputs):
-        for g in range(v, v + 1) if diagonal else range(0, queries):
-            pair = v if diagonal else v * queries + g
+        for g in range(queries):
+            pair = v * queries + g
             at, average = pair * poses * count * 8, zero(A)
             for i in range(0, poses * count * 8, 8):
                 average = fma(load(P, at + i), load(dW, v * poses * count * 8 + i), average)
@@ -257,12 +262,12 @@ def direct_slopes(A, B, T, P, dW, count, sizes, diagonal):
 
 
 @compiled
-def element_slopes(slopes, dx, dC, x, element, table, sizes, diagonal):
+def element_slopes(slopes, dx, dC, x, element, table, sizes):
     """slopes[entry,d] += Σ dC[v,g,m]·q[g,d] and dx[g,d] += Σ dC[v,g,m]·element[entry,d], entry = table[v,g,m]."""
     outputs, queries, poses, depth, _ = sizes
     for v in range(outputs):
-        for g in range(v, v + 1) if diagonal else range(0, queries):
-            pair = v if diagonal else v * queries + g
+        for g in range(queries):
+            pair = v * queries + g
             for m in range(poses):
                 entry, c = table[v, g, m], load(dC, (pair * poses + m) * 8)
                 for d in range(depth):

@@ -35,6 +35,15 @@ def compiled(function):
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
 
 
+def entry(function):
+    """A function called from Python, kept on disk where numba finds a folder (NUMBA_CACHE_DIR names one)."""
+    options = {"nogil": True, "no_cfunc_wrapper": True}
+    try:
+        return njit(cache=True, **options)(inspect.unwrap(function))
+    except RuntimeError:  # no folder that can be written to
+        return njit(**options)(inspect.unwrap(function))
+
+
 class Lanes(types.Type):
     """The type of eight numbers of one dtype."""
 

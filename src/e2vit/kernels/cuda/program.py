@@ -1,7 +1,7 @@
 """What Triton compiles: the forward, the gradient of queries and embeddings, the gradient of keys and values.
 
 Tensors in registers are (query pose, feature, pixel), the pixel last, so that a warp reads neighbors in memory.
-``GROUP`` query poses are held at once. ``diagonal``: an output pose v has one query pose, g = v.
+``GROUP`` query poses are held at once.
 """
 
 import triton
@@ -46,12 +46,9 @@ def _pose(pose, table, piece, v, g, m, queries, poses, entries, pixels, pixel, t
 
 
 @triton.jit
-def _sums(source, piece, outputs, v, g, queries, pixels, pixel, there, DIAGONAL: tl.constexpr):
+def _sums(source, piece, outputs, v, g, queries, pixels, pixel, there):
     """Where (query pose, pixel) numbers of an output pose are kept, and which of them exist."""
-    if DIAGONAL:
-        pointer = source + ((piece * outputs + v) + 0 * g)[:, None] * pixels + pixel[None, :]
-    else:
-        pointer = source + ((piece * outputs + v) * queries + g)[:, None] * pixels + pixel[None, :]
+    pointer = source + ((piece * outputs + v) * queries + g)[:, None] * pixels + pixel[None, :]
     return pointer, (g < queries)[:, None] & there[None, :]
 
 
@@ -93,7 +90,6 @@ def forward(
     E_PAD: tl.constexpr,
     M_PAD: tl.constexpr,
     GROUP: tl.constexpr,
-    DIAGONAL: tl.constexpr,
 ):
     """out of one output pose, and the logarithm of the normalizer of each of its query poses."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
@@ -102,8 +98,8 @@ def forward(
     pixel = tl.program_id(0) % tiles * PIXELS + tl.arange(0, PIXELS)
     real, row, column, head = pixel < pixels, pixel // width, pixel % width, piece % heads
     result = tl.zeros([E_PAD, PIXELS], tl.float32)
-    for block in range(0, 1 if DIAGONAL else tl.cdiv(queries, GROUP)):
-        g = (v if DIAGONAL else block * GROUP) + tl.arange(0, GROUP)
+    for block in range(0, tl.cdiv(queries, GROUP)):
+        g = block * GROUP + tl.arange(0, GROUP)
         x = _queries(q, piece, queries, g, pixels, pixel, real, D, D_PAD)
         top, total = tl.full([GROUP, PIXELS], EXCLUDED, tl.float32), tl.zeros([GROUP, PIXELS], tl.float32)
         for m in range(poses):
@@ -118,7 +114,7 @@ def forward(
                 total = total * tl.exp(top - larger) + tl.exp(s - larger)
                 top = larger
         logs = top + tl.log(total)
-        pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, pixel, real, DIAGONAL)
+        pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, pixel, real)
         tl.store(pointer, logs, mask=mask)
         for m in range(poses):
             same = _pose(pose, table, piece, v, g, m, queries, poses, entries, pixels, pixel, real)
@@ -166,7 +162,6 @@ def backward_queries(
     E_PAD: tl.constexpr,
     M_PAD: tl.constexpr,
     GROUP: tl.constexpr,
-    DIAGONAL: tl.constexpr,
 ):
     """The gradient of some query poses and what they give to the embeddings; mean[v,g] = Σ_{m,o} weight·dweight."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
@@ -176,10 +171,9 @@ def backward_queries(
     real, row, column, head = pixel < pixels, pixel // width, pixel % width, piece % heads
     x = _queries(q, piece, queries, g, pixels, pixel, real, D, D_PAD)
     dx, d = tl.zeros([GROUP, D_PAD, PIXELS], tl.float32), tl.arange(0, D_PAD)
-    first = tl.program_id(1) if DIAGONAL else 0
-    for v in range(first, first + 1 if DIAGONAL else outputs):
+    for v in range(outputs):
         slope = _vectors(dout, piece, outputs, v, pixels, pixel, real, E, E_PAD)
-        pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, pixel, real, DIAGONAL)
+        pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, pixel, real)
         logs, average = tl.load(pointer, mask=mask, other=0.0), tl.zeros([GROUP, PIXELS], tl.float32)
         for m in range(poses):
             same = _pose(pose, table, piece, v, g, m, queries, poses, entries, pixels, pixel, real)
@@ -191,7 +185,7 @@ def backward_queries(
                 s = _scores(x, key, same, _inside(y - margin, z - margin, height, width))
                 dweight = tl.sum(slope * _vectors(value, piece, poses, m, padded, y * wide + z, real, E, E_PAD), 0)
                 average += tl.exp(s - logs) * dweight[None, :]
-        pointer, mask = _sums(mean, piece, outputs, v, g, queries, pixels, pixel, real, DIAGONAL)
+        pointer, mask = _sums(mean, piece, outputs, v, g, queries, pixels, pixel, real)
         tl.store(pointer, average, mask=mask)
         of_pose, index = tl.zeros([M_PAD, GROUP, PIXELS], tl.float32), tl.arange(0, M_PAD)[:, None, None]
         for i in range(count):
@@ -251,7 +245,6 @@ def backward_keys(
     E_PAD: tl.constexpr,
     M_PAD: tl.constexpr,
     GROUP: tl.constexpr,
-    DIAGONAL: tl.constexpr,
 ):
     """The gradient of the key and the value of some pixels in one pose, from all queries whose window holds them."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
@@ -271,13 +264,13 @@ def backward_keys(
             slope = _vectors(dout, piece, outputs, v, pixels, asker, there, E, E_PAD)
             dweight = tl.sum(slope * content, 0)
             key = own + _place(position, head, position_head, v, o, side * side, D, D_PAD)
-            for block in range(0, 1 if DIAGONAL else tl.cdiv(queries, GROUP)):
-                g = (v if DIAGONAL else block * GROUP) + tl.arange(0, GROUP)
+            for block in range(0, tl.cdiv(queries, GROUP)):
+                g = block * GROUP + tl.arange(0, GROUP)
                 x = _queries(q, piece, queries, g, pixels, asker, there, D, D_PAD)
                 same = _pose(pose, table, piece, v, g, m, queries, poses, entries, pixels, asker, there)
-                pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, asker, there, DIAGONAL)
+                pointer, mask = _sums(logsum, piece, outputs, v, g, queries, pixels, asker, there)
                 logs = tl.load(pointer, mask=mask, other=0.0)
-                pointer, mask = _sums(mean, piece, outputs, v, g, queries, pixels, asker, there, DIAGONAL)
+                pointer, mask = _sums(mean, piece, outputs, v, g, queries, pixels, asker, there)
                 weight = tl.where(mask, tl.exp(_scores(x, key, same, there) - logs), 0.0)
                 ds = weight * (dweight[None, :] - tl.load(pointer, mask=mask, other=0.0))
                 down += tl.sum(x * ds[:, None, :], 0)

@@ -3,7 +3,8 @@
 Of an image x the views are gx for every element g of the group. Turning x by r turns view g into view gr, so the views
 change places and nothing else: whatever ignores their order is invariant. l_g are the logits of view g, p_g their
 softmax, z_g its features. Every aggregate returns logits (whose softmax are the probabilities) or features for the
-head. "Cost" counts passes through the model for an image. ``combines`` marks what an aggregate takes.
+head. Unless its docstring says otherwise, an aggregate is exactly invariant, to any order of the views, and costs |G|
+passes of the model for an image; one of features adds one pass of the head. ``combines`` marks what an aggregate takes.
 """
 
 import math
@@ -32,19 +33,13 @@ def combines(what: str) -> Callable:
 
 @combines("logits")
 def mean_logits(logits: ViewLogits) -> Logits:
-    """(1/|G|) Σ_g l_g: test-time augmentation.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes.
-    """
+    """(1/|G|) Σ_g l_g: test-time augmentation."""
     return reduce(logits, "batch element c -> batch c", "mean")
 
 
 @combines("logits")
 def mean_probabilities(logits: ViewLogits) -> Logits:
-    """log (1/|G|) Σ_g p_g: the views as equally likely causes.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes.
-    """
+    """log (1/|G|) Σ_g p_g: the views as equally likely causes."""
     return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
 
 
@@ -54,7 +49,6 @@ def most_likely(logits: ViewLogits) -> Logits:
 
     Its argmax is that of ``mean_logits``, since log p_g is l_g less a constant; its confidence is far higher. In log
     space, because the product itself underflows and then ties.
-    Invariance: exact, to any order of the views. Cost: |G| passes.
     """
     return reduce(logits.log_softmax(-1), "batch element c -> batch c", "sum")
 
@@ -63,7 +57,7 @@ def most_likely(logits: ViewLogits) -> Logits:
 def most_certain(logits: ViewLogits) -> Logits:
     """l_h for the view h whose largest probability is largest.
 
-    Invariance: exact, to any order of the views; it jumps where two views are equally sure. Cost: |G| passes.
+    It jumps where two views are equally sure.
     Source: Basu et al. (2023), there called equizero.
     """
     return _of_view(logits, logits.softmax(-1).amax(-1).argmax(1))
@@ -71,10 +65,7 @@ def most_certain(logits: ViewLogits) -> Logits:
 
 @combines("logits")
 def class_maximum(logits: ViewLogits) -> Logits:
-    """log max_g p_g(c), for each class c from the view that likes it best; not the same as ``most_certain``.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes.
-    """
+    """log max_g p_g(c), for each class c from the view that likes it best; not the same as ``most_certain``."""
     return logits.log_softmax(-1).amax(1)
 
 
@@ -82,7 +73,7 @@ def class_maximum(logits: ViewLogits) -> Logits:
 def vote(logits: ViewLogits) -> Logits:
     """log (n_c + mean_g p_g(c)) / (|G| + 1) with n_c the number of views whose class is c: the mean breaks ties.
 
-    Invariance: exact, to any order of the views; it jumps where a view changes its class. Cost: |G| passes.
+    It jumps where a view changes its class.
     """
     votes = torch.zeros_like(logits).scatter(-1, logits.argmax(-1, keepdim=True), 1.0)
     return ((votes.sum(1) + logits.softmax(-1).mean(1)) / (logits.shape[1] + 1)).log()
@@ -90,12 +81,9 @@ def vote(logits: ViewLogits) -> Logits:
 
 @combines("logits")
 def entropy_weighted(logits: ViewLogits) -> Logits:
-    """log Σ_g w_g p_g with w = softmax over the views of −H(p_g): a view that hesitates counts less (H in nats).
-
-    Invariance: exact, to any order of the views. Cost: |G| passes.
-    """
+    """log Σ_g w_g p_g with w = softmax over the views of −H(p_g): a view that hesitates counts less (H in nats)."""
     log_p = logits.log_softmax(-1)
-    log_weights = (log_p.exp() * log_p).sum(-1).log_softmax(1)
+    log_weights = (log_p.exp() * log_p.clamp(min=torch.finfo(log_p.dtype).min)).sum(-1).log_softmax(1)
     return (log_p + rearrange(log_weights, "batch element -> batch element 1")).logsumexp(1)
 
 
@@ -103,7 +91,7 @@ def entropy_weighted(logits: ViewLogits) -> Logits:
 def canonical_energy(logits: ViewLogits) -> Logits:
     """l_h for the view h of lowest energy −log Σ_c exp l_g(c): the pose the classifier knows best is taken for upright.
 
-    Invariance: exact, to any order of the views; it jumps where two views have the same energy. Cost: |G| passes.
+    It jumps where two views have the same energy.
     Source: the energy is that of Liu et al. (2020), the idea that of Kaba et al. (2023).
     """
     return _of_view(logits, logits.logsumexp(-1).argmax(1))
@@ -111,31 +99,22 @@ def canonical_energy(logits: ViewLogits) -> Logits:
 
 @combines("features")
 def feature_mean(features: ViewFeatures) -> Features:
-    """(1/|G|) Σ_g z_g, then the head: the Reynolds operator applied to the features.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes of the features, one of the head.
-    """
+    """(1/|G|) Σ_g z_g, then the head: the Reynolds operator applied to the features."""
     return reduce(features, "batch element d -> batch d", "mean")
 
 
 @combines("features")
 def feature_sum(features: ViewFeatures) -> Features:
-    """Σ_g z_g, then the head; behind a head that begins with a LayerNorm the same as ``feature_mean``.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes of the features, one of the head.
-    """
+    """Σ_g z_g, then the head; behind a head that begins with a LayerNorm the same as ``feature_mean``."""
     return reduce(features, "batch element d -> batch d", "sum")
 
 
 @combines("features")
 def feature_max(features: ViewFeatures) -> Features:
-    """max_g z_g, feature by feature, then the head.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes of the features, one of the head.
-    """
+    """max_g z_g, feature by feature, then the head."""
     return reduce(features, "batch element d -> batch d", "max")
 
 
 def _of_view(logits: ViewLogits, view: Tensor) -> Logits:
     """The logits of one chosen view of every image."""
-    return logits.take_along_dim(view[:, None, None], 1).squeeze(1)
+    return logits.gather(1, view[:, None, None].expand(-1, 1, logits.shape[-1])).squeeze(1)

@@ -1,10 +1,13 @@
 """Ways to combine the features of the views of one image that are learned, and the control that must fail.
 
-Each is built for a group and a feature width, takes (batch, element, d) and returns (batch, d) for the head. Each
+Each is built for a group and a feature width, takes (batch, element, d) and returns (batch, d) for the head. Invariance
+and cost are those said in ``aggregates`` unless a docstring says otherwise. Each
 starts as the plain mean: what is learned comes in through a map that begins at zero, so that no fine-tuning means no
 damage. View g of the turned image rx is view gr of x: what is more than blind to the order of the views, but right for
 the group, may look at g h⁻¹ alone, for (gr)(hr)⁻¹ = g h⁻¹.
 """
+
+import math
 
 import torch
 from einops import einsum, rearrange, repeat
@@ -17,10 +20,7 @@ from e2vit.models.symmetrized.aggregates import Features, Logits, ViewFeatures, 
 
 @combines("features")
 class Moments(nn.Module):
-    """W [mean_g z_g, std_g z_g, max_g z_g], then the head.
-
-    Invariance: exact, to any order of the views. Cost: |G| passes of the features, one of the head.
-    """
+    """W [mean_g z_g, std_g z_g, max_g z_g], then the head."""
 
     def __init__(self, group: FiniteGroup, width: int):
         super().__init__()
@@ -36,7 +36,6 @@ class Moments(nn.Module):
 class LearnedMean(nn.Module):
     """Σ_g w_g z_g with w = softmax over the views of s(z_g), s a small network: positive weights that add up to one.
 
-    Invariance: exact, to any order of the views; the weights move with them. Cost: |G| passes of the features.
     Source: Basu et al. (2023), λ-equitune.
     """
 
@@ -55,7 +54,6 @@ class LearnedAttention(nn.Module):
     """mean_g z_g + W Σ_g a_g V z_g, a = softmax over the views of ⟨q, K z_g⟩: a class token q that looks at the views.
 
     The views carry no position, so the token can't tell which is which but by what they show.
-    Invariance: exact, to any order of the views; the attention moves with them. Cost: |G| passes of the features.
     """
 
     def __init__(self, group: FiniteGroup, width: int, heads: int = 4, head_dim: int = 16):
@@ -80,8 +78,7 @@ class OrbitConvolution(nn.Module):
     """mean_g z_g + W mean_h σ(Σ_g K(g h⁻¹) P z_g): a circular convolution over the orbit, for any group.
 
     It sees which view stands beside which, as a convolution sees which pixel stands beside which.
-    Invariance: exact, to the group alone; another order of the views gives another result. Cost: |G| passes of the
-    features.
+    Invariance: to the group alone; another order of the views gives another result.
     """
 
     def __init__(self, group: FiniteGroup, width: int, channels: int = 32):
@@ -101,32 +98,43 @@ class OrbitConvolution(nn.Module):
 class Bispectrum(nn.Module):
     """mean_g z_g + W b with b the bispectrum of the signals P z_g over the orbit: all but the turn that is divided out.
 
-    C_n: B(k) = ŝ(1) ŝ(k) ŝ(k+1)* for every frequency k. Where no ŝ is zero these n numbers and the mean hold the
-    signal up to a turn. Groups with mirrors: the triple correlation (1/|G|) Σ_g s(g) s(ag) s(bg), which holds the same.
+    C_n: B(k) = ŝ(1) ŝ(k) ŝ(k+1)* for k = 0 … n − 1, with ŝ(k) = (1/n) Σ_g s(g) e^(−ikθ_g) and θ_g the angle of g, in
+    whatever order the elements are listed. Where no ŝ is zero these numbers and the mean hold the signal up to a turn.
+    Since s is real, B(k) = B(n−1−k): half of them repeat, and stay because trained weights count on them.
+    Groups with mirrors: the triple correlation (1/|G|) Σ_g s(g) s(ag) s(bg), which holds the same.
     Both are cubic, so each number is divided by the two-thirds power of its size: they grow as the features do.
-    Invariance: exact, to the group alone. Cost: |G| passes of the features.
+    Invariance: to the group alone.
     Source: Kakarala (1992) for the triple correlation, Mataigne et al. (2024) for the n numbers that suffice.
     """
 
     def __init__(self, group: FiniteGroup, width: int, channels: int = 16):
         super().__init__()
-        self.mirrors = group.has_mirrors
-        numbers = group.order**2 if self.mirrors else 2 * group.order
+        self.mirrors, n = group.has_mirrors, group.order
         self.reduce = nn.Linear(width, channels)
-        self.out = _zero(nn.Linear(numbers * channels, width))
+        self.out = _zero(nn.Linear((n**2 if self.mirrors else 2 * n) * channels, width))
         self.register_buffer("product", group.product, persistent=False)
+        turns = (torch.atan2(group.matrices[:, 1, 0], group.matrices[:, 0, 0]) * n / (2 * math.pi)).round()
+        angles = torch.outer(torch.arange(n), turns).remainder(n) * (2 * math.pi / n)
+        # No buffer: a module that is moved to half precision would round it, and bring no digits back.
+        self.fourier = torch.stack([angles.cos(), -angles.sin()]) / n  # part frequency element
 
     def forward(self, features: ViewFeatures) -> Features:
-        with torch.autocast(features.device.type, enabled=False):  # the transform knows no half precision
-            dtype = torch.promote_types(features.dtype, torch.float32)
-            signal = self.reduce(features.to(dtype))
-            numbers = self._triple_correlation(signal) if self.mirrors else self._bispectrum(signal)
-            return features.mean(1) + self.out(numbers.flatten(1))
+        signal = self.reduce(features)
+        with torch.autocast(features.device.type, enabled=False):  # cubes overflow in half precision
+            precise = signal.to(torch.promote_types(signal.dtype, torch.float32))
+            numbers = self._triple_correlation(precise) if self.mirrors else self._bispectrum(precise)
+        return features.mean(1) + self.out(numbers.flatten(1).to(signal.dtype))
 
-    def _bispectrum(self, signal: Float[Tensor, "batch element c"]) -> Float[Tensor, "batch element c part"]:
-        spectrum = torch.fft.fft(signal, dim=1, norm="forward")
-        numbers = spectrum[:, [1 % signal.shape[1]]] * spectrum * spectrum.roll(-1, 1).conj()
-        return torch.view_as_real(numbers / _size(numbers.real**2 + numbers.imag**2))
+    def _bispectrum(self, signal: Float[Tensor, "batch element c"]) -> Float[Tensor, "batch frequency c part"]:
+        """In real arithmetic, which every exporter knows."""
+        fourier = self.fourier.to(signal.dtype).to(signal.device)
+        real, imaginary = einsum(fourier, signal, "part k g, batch g c -> part batch k c").unbind(0)
+        first = [1 % signal.shape[1]]
+        a = real[:, first] * real - imaginary[:, first] * imaginary
+        b = real[:, first] * imaginary + imaginary[:, first] * real
+        real, imaginary = real.roll(-1, 1), imaginary.roll(-1, 1)
+        numbers = torch.stack([a * real + b * imaginary, b * real - a * imaginary], -1)
+        return numbers / _size(numbers.square().sum(-1, keepdim=True))
 
     def _triple_correlation(self, signal: Float[Tensor, "batch element c"]) -> Float[Tensor, "batch a b c"]:
         shifted = signal[:, self.product]  # batch a g c: s(ag)
@@ -156,8 +164,8 @@ class CanonicalLearned(nn.Module):
 
     The scores of the views of x form a map over the group that moves with x, so the chosen view does not.
     Training: the chosen view goes forward, the slope of the softmax over views backward (straight through).
-    Invariance: exact; it jumps where two views score the same. Cost: |G| passes of the scorer, one of the model (|G| in
-    training). Source: Kaba et al. (2023); Mondal et al. (2023).
+    It jumps where two views score the same. Cost: |G| passes of the scorer, one of the model (|G| in training).
+    Source: Kaba et al. (2023); Mondal et al. (2023).
     """
 
     def __init__(self, group: FiniteGroup, channels: int = 16):
@@ -173,8 +181,8 @@ class CanonicalLearned(nn.Module):
         )
 
     def forward(self, views: Float[Tensor, "batch element channel height width"]) -> Float[Tensor, "batch element"]:
-        gray = rearrange(views.mean(2), "batch element height width -> (batch element) 1 height width")
-        scores = rearrange(self.score(gray), "(batch element) 1 -> batch element", batch=len(views))
+        gray = views.mean(2).flatten(0, 1)[:, None]  # (batch element) 1 height width; also of an empty batch
+        scores = self.score(gray).reshape(views.shape[:2])
         chosen = torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)
         if not self.training:
             return chosen
@@ -188,7 +196,7 @@ class Frame(nn.Module):
 
     M = Σ_pixels brightness · (offset from the center)(offset)ᵀ, and M of gx is R_g M R_gᵀ. F holds the g for which
     ⟨R_g M R_gᵀ, A⟩ is largest, A a fixed axis. A half turn leaves M alone, so F has two elements; more when M is round.
-    Invariance: exact; it jumps where another view takes the lead. Cost: |F|, mostly two, passes.
+    It jumps where another view takes the lead. Cost: |F|, mostly two, passes.
     Source: Puny et al. (2022).
     """
 
@@ -207,7 +215,7 @@ class Frame(nn.Module):
         up = (height - 1) / 2 - torch.arange(height, device=image.device, dtype=image.dtype)
         offset = torch.stack([repeat(right, "x -> y x", y=height), repeat(up, "y -> y x", x=width)])
         moments = einsum(image, offset, offset, "batch y x, i y x, j y x -> batch i j")
-        scores = einsum(self.axis.to(moments), moments, "g i j, batch i j -> batch g")
+        scores = einsum(self.axis.to(moments.dtype).to(moments.device), moments, "g i j, batch i j -> batch g")
         slack = torch.finfo(scores.dtype).eps ** 0.5 * moments.abs().amax((1, 2))[:, None]
         chosen = (scores >= scores.amax(1, keepdim=True) - slack).to(scores)
         return chosen / chosen.sum(1, keepdim=True)

@@ -1,94 +1,255 @@
-"""Taking a classifier apart, without editing it, into features and a head: images → (batch, d) → logits.
+"""Take a classifier apart, without editing it, into features and a head: images → (batch, d) → logits.
 
-The protocol, tried in this order:
-1. what the caller names: ``features`` (a callable) and ``head`` (a module or callable), both;
-2. a model with a method ``features(images)`` and a module ``head``, as the models of this library have them;
-3. timm: a model with ``forward_features``, ``forward_head`` and ``get_classifier``;
-4. torchvision: a model whose last child is called fc, classifier, head or heads; the head is the last linear layer in
-   it, and the features are what flows into that layer (seen by a hook, which leaves after the pass).
+The features are the input of the last linear layer in the order of execution, found by running the model once on two
+images. The head is that layer and whatever the model computes after it. The layer is found again by its name in every
+pass, and its input is read, or replaced, by a mode of torch that is active in the calling thread alone: the model
+itself holds no hook, and a layer that is replaced later is used. Source of the mode: ``torch.overrides``.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from e2vit.models.symmetrized.example import AS_IT_IS, Output, evaluated, find_example
+
+WAY_OUT = "pass features= and head= yourself, or choose an aggregate of logits"
 
 
 @dataclass(frozen=True)
 class Split:
-    """features: images → (batch, d); head: (batch, d) → logits."""
+    """features: images → (batch, d); head: (batch, d) → logits; width: d, None where it is not known."""
 
     features: Callable[[Tensor], Tensor]
     head: Callable[[Tensor], Tensor]
+    width: int | None
+    model: Callable | None = None  # that was taken apart
+    layers: tuple[nn.Module, ...] = ()  # that begin the head
 
-    @property
-    def width(self) -> int:
-        """Features that the head takes. Error: ValueError when there is no linear layer to read it from."""
-        layers = self.head.modules() if isinstance(self.head, nn.Module) else []
-        for layer in layers:
-            if isinstance(layer, nn.Linear):
-                return layer.in_features
-        raise ValueError("the head holds no linear layer that tells the feature width: pass an aggregate that is built")
+    def fits(self, model: Callable) -> bool:
+        """Whether it is this model that was taken apart, with these layers."""
+        if not isinstance(self.features, InputOf) or not isinstance(model, nn.Module):
+            return self.model is None or self.model is model
+        there = [model.get_submodule(name) for name in self.features.names]
+        return self.model is model and all(a is b for a, b in zip(there, self.layers, strict=True))
 
 
-@dataclass(frozen=True)
-class TimmFeatures:
-    """The pooled features of a timm model, before its classifier."""
+class Tap(TorchFunctionMode):
+    """Reads what flows into the linear layers with the given weights, and replaces their inputs or their outputs.
 
-    model: nn.Module
+    calls: every (input, weight) of a linear layer, in the order of execution, when no weights are given.
+    """
 
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.model.forward_head(self.model.forward_features(images), pre_logits=True)
+    def __init__(self, weights: tuple[Tensor, ...] = (), inputs: Tensor | None = None, outputs: Any = None):
+        super().__init__()
+        self.weights, self.inputs, self.outputs = weights, inputs, outputs
+        self.calls: list[tuple[Tensor, Tensor]] = []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is F.batch_norm and self.inputs is not None and not self.calls:
+            kwargs = kwargs | {"training": False}  # before the head nothing is learned from the example
+        if func not in (F.linear, F.conv2d) or len(args) < 2 or not self._wanted(func, args):
+            return func(*args, **kwargs)
+        self.calls.append((args[0], args[1]))
+        if self.inputs is not None:
+            x = self.inputs if func is F.linear else self.inputs[:, :, None, None]
+            args = (x.to(args[0].dtype), *args[1:])
+        y = func(*args, **kwargs)
+        return y if self.outputs is None else self.outputs(y)
+
+    def _wanted(self, func: Callable, args: tuple) -> bool:
+        if self.weights:
+            return any(args[1] is weight for weight in self.weights)
+        return func is F.linear or tuple(args[1].shape[2:]) == tuple(args[0].shape[2:]) == (1, 1)
 
 
 @dataclass(frozen=True)
 class InputOf:
-    """What flows into one layer of a model when the model sees images."""
+    """images → what flows into the linear layers with these names, (batch, d)."""
 
     model: nn.Module
-    layer: nn.Module
+    names: tuple[str, ...]
 
-    def __call__(self, images: Tensor) -> Tensor:
-        seen: list[Tensor] = []
-        handle = self.layer.register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0]))
-        try:
+    def __call__(self, images: Tensor) -> Float[Tensor, "batch d"]:
+        tap = Tap(weights(self.model, self.names))
+        with tap:
             self.model(images)
-        finally:
-            handle.remove()
-        if len(seen) != 1:
+        if not tap.calls:
             raise ValueError(
-                f"the head of {type(self.model).__name__} runs {len(seen)} times a pass: pass features= "
-                "and head= yourself"
+                f"{type(self.model).__name__} no longer runs its layer {self.names[0]}: wrap the model again"
             )
-        return seen[0]
+        return tap.calls[0][0].flatten(1)
 
 
-def split(model: Callable, features: Callable | None = None, head: Callable | None = None) -> Split:
-    """The model in two parts, by the protocol above. Error: ValueError when it has no parts that are known."""
+@dataclass(frozen=True)
+class Rest:
+    """(batch, d) → what the model returns when this flows into the linear layers with these names.
+
+    It costs one pass of the model on one image, of which everything before these layers is thrown away.
+    """
+
+    model: nn.Module
+    names: tuple[str, ...]
+    shape: tuple[int, ...]  # of an image
+    output: Output
+
+    def __call__(self, features: Float[Tensor, "batch d"]) -> Tensor:
+        with Tap(weights(self.model, self.names), inputs=features):
+            return self.output(self.model(features.new_zeros(1, *self.shape)))
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that the result depends on and that are trained."""
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        width = weights(self.model, self.names)[0].shape[1]
+        with torch.enable_grad():
+            y = self(trained[0].new_zeros(1, width))
+            slopes = torch.autograd.grad(y.sum(), trained, allow_unused=True)
+        return [p for p, slope in zip(trained, slopes, strict=True) if slope is not None]
+
+
+def weights(model: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, ...]:
+    """The weights of the linear layers with these names."""
+    return tuple(model.get_parameter(f"{name}.weight") for name in names)
+
+
+def split(
+    model: Callable,
+    features: Callable[[Tensor], Tensor] | None = None,
+    head: Callable[[Tensor], Tensor] | None = None,
+    example: Tensor | None = None,
+    output: Output = AS_IT_IS,
+) -> Split:
+    """The model in two parts, by the protocol above, or those that the caller names.
+
+    example: two images or more; the shape of an image is found by trying when they are left out.
+    Error: ValueError when there are no such parts, or when together they are not the model.
+    """
+    name = getattr(model, "__name__", type(model).__name__)
     if (features is None) != (head is None):
         raise ValueError("features and head belong together: pass both or neither")
-    if features is not None:
-        return Split(features, head)
-    if not isinstance(model, nn.Module):
-        name = getattr(model, "__name__", type(model).__name__)
+    if features is None and not isinstance(model, nn.Module):
+        raise ValueError(f"{name} is a bare callable without features and a head: {WAY_OUT}")
+    with evaluated(model, features, head):
+        images = find_example(model, example)
+        if features is not None and head is not None:
+            return _named(model, features, head, images, output)
+        if images is None:
+            raise ValueError(f"no shape of images was found that {name} takes: pass example=, two images")
+        found = _found(model, images, output)
+        if found is None:
+            raise ValueError(
+                f"{name} is not a function of what flows into its last linear layer, a vector for each image: {WAY_OUT}"
+            )
+        _check(found, model, torch.cat([images, images[:1].flip(-1)]), output)
+    return found
+
+
+def _named(model: Callable, features: Callable, head: Callable, images: Tensor | None, output: Output) -> Split:
+    layers = head.modules() if isinstance(head, nn.Module) else []
+    width = next((layer.in_features for layer in layers if isinstance(layer, nn.Linear)), None)
+    if images is None:
+        return Split(features, head, width)
+    with torch.no_grad():
+        named = Split(features, head, features(images).shape[-1])
+    _check(named, model, images, output)
+    return named
+
+
+def _found(model: nn.Module, images: Tensor, output: Output) -> Split | None:
+    """Error-free only for a model that depends on the images through the input of its last linear layer alone."""
+    empty: list[Tensor] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, inputs: empty.append(inputs[0]))
+        for module in model.modules()
+        if type(module) is nn.Identity
+    ]
+    try:
+        with torch.no_grad(), Tap() as tap:
+            whole = model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if tap.calls and (tap.calls[-1][0].ndim == 2 or tap.calls[-1][0].shape[2:] == (1, 1)):
+        x = tap.calls[-1][0]
+        owners = {id(module.weight): name for name, module in model.named_modules() if isinstance(module, LAYERS)}
+        last = [weight for input_, weight in tap.calls if input_ is x]  # several heads may read the same features
+        names = tuple(owners[id(weight)] for weight in last if id(weight) in owners)
+        runs = sum(any(weight is w for w in last) for _, weight in tap.calls)
+        if len(names) == len(last) == runs:
+            probed, given = _probe(model, images, names, output)
+            other, _ = _probe(model, images.flip(-1).roll(1, 0) * 0.5, names, output)
+            if probed is not None and other is not None and torch.allclose(probed, other, rtol=1e-3, equal_nan=True):
+                layer = model.get_submodule(names[0])
+                nothing_follows = (
+                    len(names) == 1
+                    and isinstance(layer, nn.Linear)
+                    and probed.dtype == given[0].dtype
+                    and torch.equal(probed, given[0])
+                )
+                rest = layer if nothing_follows else Rest(model, names, tuple(images.shape[1:]), output)
+                layers = tuple(model.get_submodule(name) for name in names)
+                return Split(InputOf(model, names), rest, x.shape[1], model, layers)
+    whole = output(whole)
+    if whole.ndim == 2 and any(whole is x for x in empty):  # a head that was taken off: features come out
+        return Split(Whole(model, output), nn.Identity(), whole.shape[1], model)
+    return None
+
+
+LAYERS = (nn.Linear, nn.Conv2d)
+
+
+@dataclass(frozen=True)
+class Whole:
+    """images → the output of a model without a head."""
+
+    model: nn.Module
+    output: Output
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.output(self.model(images))
+
+
+def _probe(
+    model: nn.Module, images: Tensor, names: tuple[str, ...], output: Output
+) -> tuple[Tensor | None, list[Tensor]]:
+    """What the model returns when random numbers come out of these layers, and the numbers.
+
+    None when images reach the output on another way: then it has a gradient with respect to them. Random numbers, since
+    a head may start at zero; of both signs and of two sizes, so that whatever follows the layer changes some.
+    """
+    given: list[Tensor] = []
+    sizes = torch.tensor([1.0, -100.0], device=images.device, dtype=images.dtype)
+
+    def replace(y: Tensor) -> Tensor:
+        numbers = torch.rand(y.shape, generator=torch.Generator().manual_seed(len(given))) + 0.1
+        signs = torch.ones(y.shape[1]).cumsum(0) % 2 * 2 - 1
+        numbers = (numbers.flatten(1) * signs).reshape(y.shape).to(y)
+        given.append(numbers * sizes.to(y).repeat(len(y) // 2 + 1)[: len(y)].reshape(-1, *[1] * (y.ndim - 1)))
+        return given[-1]
+
+    with torch.inference_mode(False), torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+        leaf = images.detach().clone().requires_grad_()
+        y = output(model(leaf * 1))
+        if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
+            return None, given
+    return y.detach(), given
+
+
+@torch.no_grad()
+def _check(parts: Split, model: Callable, images: Tensor, output: Output) -> None:
+    """Error: ValueError when head(features(images)) is not what the model returns, up to rounding."""
+    expected, found = output(model(images)), output.again(parts.head(parts.features(images)))
+    slack = torch.finfo(expected.dtype).eps ** 0.5
+    finite = expected[expected.isfinite()].abs()
+    size = finite.max().item() if finite.numel() else 1.0
+    if found.shape != expected.shape or not torch.allclose(found, expected, 0.0, slack * size, equal_nan=True):
         raise ValueError(
-            f"{name} is a bare callable without features and a head: pass features= and head=, or choose "
-            "an aggregate of logits"
+            f"features and head together do not reproduce {getattr(model, '__name__', type(model).__name__)}: pass "
+            "features= and head= that do, or choose an aggregate of logits"
         )
-    own = getattr(model, "features", None)
-    if callable(own) and not isinstance(own, nn.Module) and isinstance(getattr(model, "head", None), nn.Module):
-        return Split(own, model.head)
-    if all(hasattr(model, name) for name in ("forward_features", "forward_head", "get_classifier")):
-        classifier = model.get_classifier()
-        if isinstance(classifier, nn.Module):
-            return Split(TimmFeatures(model), classifier)
-    last = next(reversed(list(model.named_children())), None)
-    if last and last[0] in ("fc", "classifier", "head", "heads"):
-        linear = [layer for layer in last[1].modules() if isinstance(layer, nn.Linear)]
-        if linear:
-            return Split(InputOf(model, linear[-1]), linear[-1])
-    raise ValueError(
-        f"{type(model).__name__} has no features and head that are known (a method features and a module "
-        "head; timm's forward_features; a last layer fc, classifier, head or heads): pass features= and "
-        "head="
-    )

@@ -1,0 +1,93 @@
+"""Figures of the chapter on real images."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from e2vit.experiments.records import Summary
+from e2vit_book.real.measure import Difference, percent
+from e2vit_book.style import WIDTH, look, styled
+
+
+@styled
+def tiles(images: Tensor, titles: Sequence[str]) -> Figure:
+    """Images (n, 1 or 3, height, width) of bytes side by side, each under its title, in rows of four."""
+    count = -(-len(images) // 4)
+    figure, axes = plt.subplots(count, 4, figsize=(WIDTH, 1.7 * count), layout="constrained", squeeze=False)
+    for ax, image, title in zip(axes.flat, images, titles, strict=False):
+        ax.imshow(image.permute(1, 2, 0).squeeze(-1), cmap="gray")
+        ax.set_title(title)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure
+
+
+@styled
+def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figure:
+    """Test accuracy (%) against the share of the training images, a panel for each data set, with 95 % intervals."""
+    figure, axes = plt.subplots(1, len(found), figsize=(WIDTH, 3.4), layout="constrained", squeeze=False)
+    for ax, (data, networks) in zip(axes[0], found.items(), strict=True):
+        for k, (name, summaries) in enumerate(networks.items()):
+            shares = sorted(summaries)
+            mean, low, high = (
+                np.array([100 * getattr(summaries[share], field) for share in shares])
+                for field in ("mean", "low", "high")
+            )
+            x = np.array(shares) * 1.04 ** (k - (len(networks) - 1) / 2)  # side by side, so that intervals can be read
+            ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, label=name, **look(name, k))
+        if not networks:
+            ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
+        ax.set(title=data, xlabel="share of the training images", xscale="log", ylabel="test accuracy (%)")
+        ax.set_xticks([0.1, 1 / 3, 1], [percent(0.1), percent(1 / 3), percent(1)])
+        ax.minorticks_off()
+    handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))
+    if labels:
+        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
+    """A row for each comparison: hybrid minus ViT (percentage points), mean over folds and 95 % interval."""
+    known = {name: d for name, d in found.items() if d is not None}
+    figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * max(len(known), 1)), layout="constrained")
+    for row, d in enumerate(known.values()):
+        color = "#6B6B6B" if d.low <= 0 <= d.high else look("hybrid" if d.mean > 0 else "ViT")["color"]
+        ax.errorbar(100 * d.mean, row, xerr=[[100 * (d.mean - d.low)], [100 * (d.high - d.mean)]], fmt="o", color=color)
+    if not known:
+        ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
+    ax.axvline(0, color="black", linewidth=0.8)
+    ax.set(yticks=range(len(known)), yticklabels=list(known), ylim=(max(len(known), 1) - 0.5, -0.5))
+    ax.set_xlabel("hybrid over D4 minus plain ViT (percentage points)")
+    return figure
+
+
+@styled
+def probability_by_angle(degrees: Tensor, probabilities: Mapping[str, Sequence[float]]) -> Figure:
+    """Probability of one class against the rotation of one image (degrees), a line for each network."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.2), layout="constrained")
+    for k, (name, values) in enumerate(probabilities.items()):
+        style = look(name, k)
+        ax.plot(degrees, values, label=name, color=style["color"], marker=style["marker"], markevery=(2 * k, 12))
+    ax.set(xlabel="rotation (degrees)", ylabel="probability of FR II", ylim=(-0.02, 1.02), xticks=range(0, 361, 90))
+    figure.legend(loc="outside lower center", ncols=3)
+    return figure
+
+
+@styled
+def attention(images: Sequence[Tensor], maps: Mapping[str, Sequence[Tensor]]) -> Figure:
+    """Two images (height, width), upright and turned; below, for each network, what one place attends to in them."""
+    count = len(maps) + 1
+    figure, axes = plt.subplots(2, count, figsize=(WIDTH, 4.2), layout="constrained")
+    for row, words in enumerate(("upright", "turned by 90°")):
+        axes[row, 0].imshow(images[row], cmap="gray")
+        axes[row, 0].set_title(words)
+        for ax, (name, pair) in zip(axes[row, 1:], maps.items(), strict=True):
+            ax.imshow(pair[row], cmap="magma", vmin=0, vmax=float(max(m.max() for m in pair)))
+            ax.set_title(name)
+    for ax in axes.flat:
+        ax.set_axis_off()
+    return figure

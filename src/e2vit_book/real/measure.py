@@ -1,0 +1,287 @@
+"""What the chapter on real images reads from the records and measures: accuracies, paired differences, turns.
+
+The pictures of the chapter are drawn galaxies: the published ones may not be passed on freely.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from scipy import stats
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode, mm_flop
+
+from e2vit.actions import act, invariance_error, rotate
+from e2vit.capture import capture
+from e2vit.data import Split, Splits, as_float
+from e2vit.experiments import build, records
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.records import Summary
+from e2vit.groups import dihedral
+from e2vit.models import Symmetrized
+from e2vit.training import TrainConfig, train
+
+DATA = {"mirabest": "galaxies", "rsscn7": "land"}
+NETWORKS = {  # network of an experiment → its name in the chapter
+    "hybrid-d4": "hybrid",
+    "hybrid-d8": "hybrid over D8",
+    "octic-d4": "octic ViT",
+    "gcnn-d4": "G-CNN",
+    "cnn": "CNN",
+    "vit": "ViT",
+    "vit-views": "symmetrized ViT",
+}
+AUGMENTATIONS = {"none": "none", "d4": "D4", "dihedral": "any angle"}
+FRACTIONS = (0.1, 1 / 3, 1.0)
+
+
+def accuracies(data: str, augment: str) -> dict[str, dict[float, Summary]]:
+    """Name of a network → fraction of the training images → test accuracy over the folds that have a record."""
+    found: dict[str, dict[float, Summary]] = {}
+    for network, name in NETWORKS.items():
+        for fraction in FRACTIONS:
+            runs = _runs(data, network, augment, fraction)
+            if runs:
+                found.setdefault(name, {})[fraction] = records.summarize(runs)
+    return found
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over folds of the accuracy of one network minus that of another on the same fold, 95 % Student interval.
+
+    detectable: the true difference that this many folds would have shown with a probability of 80 %.
+    """
+
+    mean: float
+    low: float
+    high: float
+    folds: int
+    detectable: float
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}] points"
+
+
+def difference(
+    data: str, fraction: float, augment: str = "d4", first: str = "hybrid-d4", second: str = "vit"
+) -> Difference | None:
+    """First minus second, paired by fold; None with fewer than three folds that have both records."""
+    of_fold = [
+        {record["seed"]: record["test"]["accuracy"] for record in _runs(data, network, augment, fraction)}
+        for network in (first, second)
+    ]
+    folds = of_fold[0].keys() & of_fold[1].keys()
+    return paired([of_fold[0][k] - of_fold[1][k] for k in sorted(folds)]) if len(folds) >= 3 else None
+
+
+def paired(differences: list[float]) -> Difference:
+    """Mean, interval and detectable size of differences, one for each fold."""
+    count, mean = len(differences), sum(differences) / len(differences)
+    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
+    half, power = stats.t.ppf(0.975, count - 1), stats.t.ppf(0.8, count - 1)
+    return Difference(mean, mean - half * error, mean + half * error, count, (half + power) * error)
+
+
+def differences() -> list[dict[str, Any]]:
+    """A row for each data set, share and augmentation: hybrid minus ViT, where there are records."""
+    rows = []
+    for data, name in DATA.items():
+        for fraction in FRACTIONS:
+            for augment, words in AUGMENTATIONS.items():
+                if (found := difference(data, fraction, augment)) is not None:
+                    rows.append(
+                        {
+                            "images": name,
+                            "share": percent(fraction),
+                            "augmentation": words,
+                            "hybrid minus ViT": str(found),
+                            "detectable": f"{100 * found.detectable:.1f} points",
+                            "folds": found.folds,
+                        }
+                    )
+    return rows
+
+
+def rows(data: str, augment: str) -> list[dict[str, Any]]:
+    """A row of the table for each network: accuracy for each share of the images, and mean seconds of a run."""
+    found = accuracies(data, augment)
+    return [
+        {
+            "network": name,
+            **{percent(fraction): found[name].get(fraction) for fraction in FRACTIONS},
+            "seconds": round(_seconds(data, network, augment)),
+        }
+        for network, name in NETWORKS.items()
+        if name in found
+    ]
+
+
+def hours() -> float:
+    """Of one thread, for all runs that have a record."""
+    return sum(record["seconds"] for record in records.find("real")) / 3600
+
+
+def verdict() -> str:
+    """Whether the hybrid over D4 beats the plain ViT with the same augmentation, in two sentences from the records."""
+    tenth, whole = ({name: difference(data, share) for data, name in DATA.items()} for share in (0.1, 1.0))
+    return " ".join([_sentence("With a tenth of the training images", tenth), _sentence("With all of them", whole)])
+
+
+def _sentence(begin: str, found: Mapping[str, Difference | None]) -> str:
+    """One sentence for one share of the images: shown, the other way round, or not shown with what could have been."""
+    words = []
+    for name, d in found.items():
+        if d is None:
+            words.append(f"for {name} there are not enough records yet")
+        elif d.low > 0:
+            words.append(f"the hybrid over D4 is better than the plain ViT on {name} ({d})")
+        elif d.high < 0:
+            words.append(f"the plain ViT is better than the hybrid over D4 on {name} (hybrid minus ViT: {d})")
+        else:
+            words.append(
+                f"a difference on {name} is not shown ({d}; {d.folds} folds show {100 * d.detectable:.1f} points "
+                "with a probability of 80 %)"
+            )
+    return f"{begin} {'; '.join(words)}."
+
+
+def percent(fraction: float) -> str:
+    return f"{100 * fraction:.0f} %"
+
+
+def _runs(data: str, network: str, augment: str, fraction: float) -> list[dict[str, Any]]:
+    return records.find(f"real/{data}/", network=network, method=augment, fraction=fraction)
+
+
+def _seconds(data: str, network: str, augment: str) -> float:
+    runs = records.find(f"real/{data}/", network=network, method=augment)
+    return sum(record["seconds"] for record in runs) / len(runs)
+
+
+@torch.no_grad()
+def costs() -> list[dict[str, Any]]:
+    """A row for each network of the galaxies: weights, and multiplications of one image (matrix products)."""
+    rows = []
+    for network, name in NETWORKS.items():
+        if network == "vit-views":
+            continue
+        experiment = EXPERIMENTS[f"real/mirabest/{network}/d4-100"]
+        model = build(experiment, 0).eval()
+        in_place = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: mm_flop(a, b)}
+        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+            model(torch.zeros(1, 1, 64, 64))
+        rows.append(
+            {
+                "network": name,
+                "weights": sum(p.numel() for p in model.parameters()),
+                "million multiplications": round(counter.get_total_flops() / 2e6),
+                "updates": experiment.training.epochs * experiment.training.updates_per_epoch,
+                "learning rate": experiment.training.learning_rate,
+            }
+        )
+    return rows
+
+
+def drawn_galaxies(count: int, seed: int = 0, side: int = 64) -> Split:
+    """Radio galaxies as one would sketch them, half of each class, at random angles: uint8, one channel.
+
+    A core and two jets. Class 0 (FR I) is brightest near the core and fades; class 1 (FR II) ends in bright lobes.
+    """
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(low: float, high: float) -> Tensor:
+        return torch.rand(count, generator=generator) * (high - low) + low
+
+    labels = torch.arange(count) % 2
+    angle, length, bend, balance = draw(0, 2 * math.pi), draw(14, 26), draw(-0.5, 0.5), draw(0.6, 1.4)
+    steps = torch.linspace(-1, 1, 41)
+    along = steps * length[:, None] / 2
+    across = bend[:, None] * length[:, None] / 2 * steps.square()  # both jets bend to the same side
+    x = along * angle.cos()[:, None] - across * angle.sin()[:, None]
+    y = along * angle.sin()[:, None] + across * angle.cos()[:, None]
+    fading, lobes = (1 - steps.abs()) ** 2, (steps.abs() > 0.85).float() + 0.15
+    light = torch.where(labels[:, None] == 1, lobes, fading) * torch.where(steps < 0, balance[:, None], 1.0)
+    grid = torch.arange(side) - (side - 1) / 2
+    spread = draw(1.2, 2.2)[:, None, None]
+    rows = torch.exp(-((grid - y[..., None]) ** 2) / (2 * spread**2))
+    columns = torch.exp(-((grid - x[..., None]) ** 2) / (2 * spread**2))
+    images = torch.einsum("np,npr,npc->nrc", light, rows, columns)
+    images = images / images.amax((1, 2), keepdim=True) + 0.03 * torch.randn(images.shape, generator=generator)
+    return Split((images.clamp(0, 1) * 255).round().byte()[:, None], labels)
+
+
+def trained_on_drawn(mode: str) -> tuple[dict[str, nn.Module], Split]:
+    """Networks trained for a moment on drawn galaxies, without augmentation, and galaxies they have not seen.
+
+    Tiny and for two epochs in mode "quick".
+    """
+    quick = mode == "quick"
+    train_split, validation, test = (drawn_galaxies(n, seed) for seed, n in enumerate((60 if quick else 400, 40, 60)))
+    splits = Splits(train_split, validation, test, "drawn galaxies", "drawn", 2)
+    config = TrainConfig(epochs=2 if quick else 4, batch_size=16, learning_rate=3e-3, warmup_epochs=0.5, augment="none")
+    models = {}
+    for network in ("hybrid-d4", "octic-d4", "gcnn-d4", "cnn", "vit"):
+        experiment = EXPERIMENTS[f"real/mirabest/{network}/none-100"]
+        model = build(replace(experiment, model=experiment.model.tiny()) if quick else experiment, 0)
+        train(model, splits, config=config)
+        models[NETWORKS[network]] = model.eval()
+    models["symmetrized ViT"] = Symmetrized(models["ViT"], dihedral(4), "mean_logits").eval()
+    return models, test
+
+
+@torch.no_grad()
+def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]]:
+    """For each network: accuracy, share of answers that some element of D4 changes, and invariance error (float64)."""
+    images, group = as_float(split.images), dihedral(4)
+    rows = []
+    for name, model in models.items():
+        answers = torch.stack([model(act(group, g, images)).argmax(-1) for g in range(group.order)])
+        changed = (answers != answers[0]).any(0).float().mean().item()
+        error = invariance_error(model.double(), images[:16].double(), group)
+        model.float()
+        rows.append(
+            {
+                "network": name,
+                "accuracy, drawn galaxies": percent((answers[0] == split.labels).float().mean().item()),
+                "answers changed by D4": percent(changed),
+                "invariance error": error,
+            }
+        )
+    return rows
+
+
+@torch.no_grad()
+def answer_by_angle(
+    models: Mapping[str, nn.Module], image: Float[Tensor, "channel height width"], degrees: Float[Tensor, " angle"]
+) -> dict[str, list[float]]:
+    """For each network the probability of class 1 (FR II) for one image at each angle."""
+    views = torch.cat([rotate(image[None], float(angle)) for angle in degrees])
+    return {name: model(views).softmax(-1)[:, 1].tolist() for name, model in models.items()}
+
+
+@torch.no_grad()
+def attention_before_and_after(
+    model: nn.Module, image: Float[Tensor, "channel height width"], query: tuple[int, int], turn: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Attention of the last block from one place, mean over heads and poses, before and after a quarter turn.
+
+    query: row and column of the token in the upright image; after the turn, the token that shows the same place.
+    Returns two maps (row, column).
+    """
+    group = dihedral(4)
+    side = model.config.side
+    place = torch.zeros(1, 1, side, side)
+    place[0, 0, query[0], query[1]] = 1
+    maps = []
+    for g in (0, turn):
+        with capture(model) as seen:
+            model(act(group, g, image[None]))
+        weights = list(seen.attention.values())[-1]  # (batch, …, query, key), with heads and poses between
+        mean = weights.flatten(1, -3).mean(1)[0]
+        index = int(act(group, g, place).flatten().argmax())
+        maps.append(mean[index].reshape(side, side))
+    return maps[0], maps[1]

@@ -1,0 +1,92 @@
+"""One look for all figures: a color and a marker for each model, an axis for errors, a dot plot with intervals.
+
+Figures stand on a white card in both themes of the page, so colors are chosen for contrast against white (3:1 or more).
+They are 6 inches wide with type of 11 points, so that a narrow screen, which shrinks them, leaves them legible.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+
+import matplotlib as mpl
+import numpy as np
+from IPython.display import HTML
+from matplotlib.axes import Axes
+from matplotlib.ticker import LogLocator
+
+from e2vit.experiments.records import Summary
+
+WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
+# Decorates a function that draws a figure: type of 11 points, no frame around legends, axes on two sides.
+styled = mpl.rc_context(
+    {"font.size": 11, "axes.titlesize": "medium", "legend.frameon": False}
+    | {"axes.spines.top": False, "axes.spines.right": False}
+)
+
+# Hues after Okabe and Ito (2008), darkened until thin lines can be seen on white.
+PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType(
+    {
+        "hybrid": ("#0072B2", "o"),
+        "pooled hybrid": ("#7A94B8", "<"),
+        "ViT": ("#C97B00", "s"),  # trained on turned digits
+        "ViT, upright": ("#D55E00", "D"),
+        "symmetrized ViT": ("#8C5A00", "h"),
+        "G-CNN": ("#008F68", "^"),
+        "CNN": ("#6B6B6B", "v"),
+        "GE-ViT": ("#BF5690", "P"),
+        "GSA-Net": ("#7B4FA3", "X"),
+        "Cayley table": ("#2B8CC4", "d"),
+        "stable positions": ("#117A6B", "*"),  # the Cayley table with the stable positions
+        "attention without a group": ("#93752F", ">"),
+    }
+)
+SERIES = ("#0072B2", "#C97B00", "#008F68", "#BF5690", "#2B8CC4", "#D55E00", "#7B4FA3", "#6B6B6B")  # what is no model
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def look(name: str, k: int = 0) -> dict[str, str]:
+    """Color and marker of a model; of the k-th series when the name, up to a comma, is not in the palette."""
+    for key in (name, name.split(", ")[0]):
+        if key in PALETTE:
+            return dict(zip(("color", "marker"), PALETTE[key], strict=True))
+    return {"color": SERIES[k % len(SERIES)], "marker": MARKERS[k % len(MARKERS)]}
+
+
+def error_axis(ax: Axes, floor: float = 1e-16) -> None:
+    """Make the vertical axis a logarithmic one of errors: what lies below the floor, such as zero, is drawn on it."""
+    for line in ax.lines:
+        line.set_ydata(np.maximum(np.asarray(line.get_ydata(), dtype=float), floor))
+    ax.set_yscale("log")
+    values = np.concatenate([np.asarray(line.get_ydata(), dtype=float) for line in ax.lines] or [np.array([1.0])])
+    ax.set_ylim(floor / 4, max(4 * float(np.nanmax(values)), 10 * floor))
+    ax.yaxis.set_major_locator(LogLocator(numticks=8))
+    ax.grid(axis="y", alpha=0.3)
+
+
+def interval_rows(
+    ax: Axes, names: Sequence[str], summaries: Sequence[Summary], label: str = "", k: int = 0, shift: float = 0.0
+) -> None:
+    """Draw a row for each name, the first on top: the mean (%) as a dot and its 95 % interval as a line.
+
+    label: of the series, drawn in the k-th look; without one each row has the look of its own name.
+    shift: of the dots, in rows, so that several series share the same rows.
+    """
+    for row, (name, summary) in enumerate(zip(names, summaries, strict=True)):
+        style = look(label, k) if label else look(name)
+        mean, low, high = (100 * value for value in (summary.mean, summary.low, summary.high))
+        ax.errorbar(
+            mean,
+            row + shift,
+            xerr=np.nan_to_num([[max(mean - low, 0)], [max(high - mean, 0)]]),
+            fmt=style["marker"],
+            color=style["color"],
+            capsize=3,
+            label=label if row == 0 and label else None,
+        )
+    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+
+
+def drawing(name: str) -> HTML:
+    """The drawing book/_static/<name>.svg, inline, so that its lines take the color of the text around it."""
+    return HTML((Path(__file__).parents[2] / "book" / "_static" / f"{name}.svg").read_text(encoding="utf-8"))
