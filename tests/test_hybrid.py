@@ -15,7 +15,7 @@ from e2vit.layers.position import PoseRotary, RelativeBias
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
 from e2vit.testing import randomized
-from e2vit_book.hybrid.measure import stage_errors
+from e2vit_book.hybrid.measure import multiply_adds, stage_errors
 
 SMALL = HybridViTConfig(image_size=12, in_channels=2, classes=5, stem=(2, 3), kernel=3, width=6, heads=3, depth=2)
 VARIANTS = {
@@ -185,6 +185,10 @@ def test_the_earlier_hybrids_are_invariant_too(group, changes):
     front = replace(SMALL, group=group, **changes)
     model = randomized(PooledHybrid(PooledHybridConfig(front, channels=8, heads=2, layers=1, window=3)))
     assert invariance_error(model, images(), group) < 1e-10
+
+
+def test_the_cost_of_the_earlier_hybrids_can_be_counted():
+    assert multiply_adds("rotmnist/pooled-patches") > 1e6
 
 
 def test_the_earlier_hybrids_lose_the_relative_pose():
