@@ -139,6 +139,7 @@ def split(
         images = find_example(model, example)
         if features is not None and head is not None:
             return _named(model, features, head, images, output)
+        assert isinstance(model, nn.Module)
         if images is None:
             raise ValueError(f"no shape of images was found that {name} takes: pass example=, two images")
         found = _found(model, images, output)

@@ -83,11 +83,9 @@ class Symmetrized(nn.Module):
                 f"{len(off_grid)} of the {group.order} elements of {group} leave the square grid: choose "
                 'how to interpolate, for instance interpolation="bilinear"'
             )
-        aggregate = find_aggregate(aggregate) if isinstance(aggregate, str) else aggregate
-        self.combines = getattr(aggregate, "combines", "logits")
-        if output_action and (
-            self.combines == "features" or (output_action != "maps" and aggregate is not mean_logits)
-        ):
+        chosen: Any = find_aggregate(aggregate) if isinstance(aggregate, str) else aggregate
+        self.combines = getattr(chosen, "combines", "logits")
+        if output_action and (self.combines == "features" or (output_action != "maps" and chosen is not mean_logits)):
             raise ValueError(
                 "outputs that turn with the image are averaged (mean_logits); maps may also be combined by another "
                 "aggregate of logits or of images"
@@ -98,11 +96,12 @@ class Symmetrized(nn.Module):
         self.example, self._split = example, None
         if self.combines == "features" or features is not None or head is not None:
             self._split = split(model, features, head, example, self.output)
-        if inspect.isclass(aggregate):
-            aggregate = aggregate(group, *([self._width()] if self.combines == "features" else []))
-            if isinstance(aggregate, nn.Module):
-                aggregate.to(**kind_of(model)).train(getattr(model, "training", True))
-        self.aggregate = aggregate
+        if inspect.isclass(chosen):
+            make: Any = chosen
+            chosen = make(group, self._width()) if self.combines == "features" else make(group)
+            if isinstance(chosen, nn.Module):
+                chosen.to(**kind_of(model)).train(getattr(model, "training", True))
+        self.aggregate: Callable = chosen
         known = set(self.modules())
         self.added = nn.ModuleList(
             part for part in (features, head) if isinstance(part, nn.Module) and part not in known
@@ -118,11 +117,12 @@ class Symmetrized(nn.Module):
                 else type(images).__name__
             )
             raise ValueError(f"expected float images (batch, channel, height, width) and got {what}")
-        parts = (images,)
+        parts: tuple[Tensor, ...] = (images,)
         if self.chunk is not None and not torch.compiler.is_compiling():
             parts = _even(images, max(1, self.chunk // self.group.order))
         self._check_batch_norm(parts)
-        return torch.cat([self._of_images(part) for part in parts]) if len(parts) > 1 else self._of_images(parts[0])
+        answers = [self._of_images(part) for part in parts]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     @property
     def parts(self) -> Split:
@@ -219,6 +219,7 @@ class Symmetrized(nn.Module):
             return motion.move_vectors(matrix, seen)
         if self.output_action == "keypoints":
             return motion.move_keypoints(matrix, seen, (size[0], size[1]))
+        assert callable(self.output_action)
         return self.output_action(self.group, int(self.group.inverse[g]), seen)
 
     def _width(self) -> int:
