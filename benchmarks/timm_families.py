@@ -1,9 +1,9 @@
 """Whether every family of timm can be symmetrized: python benchmarks/timm_families.py [--minutes 25] [family ...]
 
-One model of each family, the smallest of a few candidates, with random weights (no download), each in a process of its
-own with a limit of time. Three numbers: the relative error of the feature mean over C1 against the model itself, or the
-sentence that refuses it; the relative change of the mean of logits over D4 under a mirrored quarter turn; and processor seconds.
-float32, one thread, two blocks where the family has such an option, the smallest of a few image sizes that it takes.
+One model of each family, the smaller of two candidates, with random weights (no download), each in a process of its own
+with a limit of time. Three numbers: the relative error of the feature mean over C1 against the model itself, or the
+sentence that refuses it; the relative change of the mean of logits over D4 under a mirrored quarter turn; and processor
+seconds. float32, one thread, two blocks where the family has such an option, the smallest image size that it takes.
 Families that are in the file already are not measured again; name one to do so.
 """
 
@@ -32,7 +32,7 @@ SECONDS = 60  # of the processor, for each family
 
 
 def candidates(family: str) -> list[str]:
-    """Up to two models whose names sound small, without pretrained weights."""
+    """Two models whose names sound small."""
     names = timm.list_models(module=family)
     words = SMALL.split()
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup
 from e2vit.models.symmetrized import motion
-from e2vit.models.symmetrized.aggregates import mean_logits
+from e2vit.models.symmetrized.aggregates import mean_logits, weighted
 from e2vit.models.symmetrized.catalog import find_aggregate
 from e2vit.models.symmetrized.example import Output, kind_of
 from e2vit.models.symmetrized.splitting import Split, split
@@ -158,7 +158,7 @@ class Symmetrized(nn.Module):
         if self.combines == "features":
             return self._checked(self.output.again(self.parts.head(self.aggregate(seen))), seen.shape[0], "logits")
         if self.combines == "images":
-            return _weighted(self.aggregate(views), seen)
+            return weighted(self.aggregate(views), seen)
         if self.output_action in (None, "maps"):
             return self._combined_by_class(seen)
         return seen.mean(1)
@@ -183,11 +183,11 @@ class Symmetrized(nn.Module):
         seen = self.views(images)
         weights = self.aggregate(seen)
         if self.training or self.output_action or torch.compiler.is_compiling():
-            return _weighted(weights, self.view_logits(images))
+            return weighted(weights, self.view_logits(images))
         wanted = weights != 0  # views without weight need no pass
         logits = self._passes(self._logits, seen[wanted], "logits")
         self._refuse_nan(logits, *wanted.nonzero().unbind(1))
-        return _weighted(weights, logits.new_zeros(*weights.shape, *logits.shape[1:]).index_put((wanted,), logits))
+        return weighted(weights, logits.new_zeros(*weights.shape, *logits.shape[1:]).index_put((wanted,), logits))
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.output(self.model(images))
@@ -264,10 +264,3 @@ class Symmetrized(nn.Module):
 def _even(images: Tensor, most: int) -> tuple[Tensor, ...]:
     """Parts of nearly equal length, at most so long: a last part of one image would be no sample for a batch norm."""
     return images.tensor_split(max(1, math.ceil(len(images) / most)))
-
-
-def _weighted(weights: Float[Tensor, "batch element"], seen: Float[Tensor, "batch element ..."]) -> Tensor:
-    """Σ_g w_g l_g, where a weight of zero silences −∞ too, and −∞ of a view with weight stays."""
-    w = weights.to(seen).reshape(*weights.shape, *[1] * (seen.ndim - 2))
-    bounded = seen.clamp(min=torch.finfo(seen.dtype).min)
-    return (w * bounded).sum(1).masked_fill((seen.isneginf() & (w != 0)).any(1), -math.inf)
