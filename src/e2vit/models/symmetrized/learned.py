@@ -81,6 +81,8 @@ class OrbitConvolution(nn.Module):
     Invariance: to the group alone; another order of the views gives another result.
     """
 
+    relative: Tensor
+
     def __init__(self, group: FiniteGroup, width: int, channels: int = 32):
         super().__init__()
         self.reduce = nn.Linear(width, channels)
@@ -106,6 +108,8 @@ class Bispectrum(nn.Module):
     Invariance: to the group alone.
     Source: Kakarala (1992) for the triple correlation, Mataigne et al. (2024) for the n numbers that suffice.
     """
+
+    product: Tensor
 
     def __init__(self, group: FiniteGroup, width: int, channels: int = 16):
         super().__init__()
