@@ -635,7 +635,7 @@ show_table(
 # %% [markdown]
 # The fourth line of the table occurs in published networks. For images of tumor tissue (PatchCamelyon), the released
 # code of GSA-Nets and of GE-ViT ends with a 2 × 2 pool on a 7 × 7 map, so these networks are not equivariant to quarter
-# turns, whatever their index table is. Without that pool every size obeys the rule:
+# turns, whatever their index table is. All their other pools obey the rule:
 
 # %%
 assert not GroupAttentionNetConfig.pcam().obeys_size_rule
