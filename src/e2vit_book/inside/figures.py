@@ -1,6 +1,7 @@
 """The figures of the chapter on the layers: attention, feature maps, paths and predictions of a turning digit."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -112,17 +113,19 @@ def square(
     maps = [mosaic(each) for each in (found[0], expected, found[1], found[1] - expected)]
     for ax, title, picture in zip(axes.flat, titles, [images[0], *maps[:2], images[1], *maps[2:]], strict=True):
         gray = title in ("x", "g·x")
-        scale = {"cmap": "gray", "vmin": 0, "vmax": 1} if gray else {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+        scale: dict[str, Any] = (
+            {"cmap": "gray", "vmin": 0, "vmax": 1} if gray else {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+        )
         ax.imshow(picture, **scale)
         ax.set_title(title)
-    arrow = {"arrowstyle": "->", "color": "0.2", "linewidth": 1.4}
+    arrow: dict[str, Any] = {"arrowstyle": "->", "color": "0.2", "linewidth": 1.4}
     for start, name in (((0, 0), "f"), ((1, 0), "f"), ((0, 1), "g")):
         axes[start].annotate("", (1.4, 0.5), (1.06, 0.5), xycoords="axes fraction", arrowprops=arrow)
         axes[start].text(1.23, 0.56, name, transform=axes[start].transAxes, ha="center")
     axes[0, 0].annotate("", (0.5, -0.32), (0.5, -0.04), xycoords="axes fraction", arrowprops=arrow)
     axes[0, 0].text(0.56, -0.22, "g", transform=axes[0, 0].transAxes)
     sign, color = ("=", SERIES[0]) if error < 1e-4 else ("≠", SERIES[5])
-    place = {"transform": axes[1, 1].transAxes, "ha": "center", "va": "center"}
+    place: dict[str, Any] = {"transform": axes[1, 1].transAxes, "ha": "center", "va": "center"}
     axes[1, 1].text(1.23, 0.5, sign, fontsize=20, color=color, **place)
     _bare(axes)
     return figure
@@ -149,7 +152,6 @@ def paths(points: Mapping[str, Mapping[str, Float[ndarray, "angle two"]]], degre
 
     points: model → layer → path. The panels of a column share their scale, so that a short path looks short.
     """
-    degrees = np.asarray(degrees)
     if not len(degrees):
         raise ValueError("the list of angles is empty")
     shape = len(points), len(next(iter(points.values())))
@@ -157,9 +159,9 @@ def paths(points: Mapping[str, Mapping[str, Float[ndarray, "angle two"]]], degre
     for row, (model, layers) in zip(axes, points.items(), strict=True):
         for ax, (layer, path) in zip(row, layers.items(), strict=True):
             ax.plot(*np.vstack([path, path[:1]]).T, color="0.6", linewidth=0.8, zorder=1)
-            ax.scatter(*path.T, c=degrees, cmap="twilight", vmin=0, vmax=360, s=9, zorder=2)
+            ax.scatter(*path.T, c=list(degrees), cmap="twilight", vmin=0, vmax=360, s=9, zorder=2)
             for size, (quarter, marker) in zip((11, 9, 7, 5), QUARTERS.items(), strict=True):  # all remain visible
-                at = path[np.abs(degrees - quarter).argmin()]
+                at = path[np.abs(np.asarray(degrees) - quarter).argmin()]
                 ax.plot(*at, marker, color="none", markeredgecolor="black", markersize=size, zorder=3)
             reach = 1.2 * max(np.abs(of_model[layer]).max() for of_model in points.values())
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=layer)
@@ -229,7 +231,7 @@ def _polar_axes(count: int, degrees: Sequence[float]) -> tuple[Figure, list, nda
     if not len(degrees):
         raise ValueError("the list of angles is empty")
     rows, columns = -(-count // 3), min(count, 3)
-    options = {"subplot_kw": {"projection": "polar"}, "squeeze": False}
+    options: dict[str, Any] = {"subplot_kw": {"projection": "polar"}, "squeeze": False}
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.7 * rows), layout="constrained", **options)
     for ax in axes.flat[:count]:
         ax.set_theta_zero_location("N")
