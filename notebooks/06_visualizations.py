@@ -115,7 +115,10 @@ display(
     Markdown(
         "The hybrid's curve repeats itself every 90°, and that of the ViT looks as flat. Numbers tell them apart. Under "
         "quarter turns of the four digits, probabilities change by at most "
-        + ", ".join(f"{each:.0e} ({label})" for label, each in change.items())
+        + ", ".join(
+            f"{each:.0e} ({label})" if each < 1e-2 else f"{each:.2f} ({label})"
+            for label, each in change.items()
+        )
         + "."
     )
 )
@@ -177,10 +180,10 @@ for label in ("ViT", "hybrid"):
     flow[label] = relevance(rollout(list(seen.attention.values()))).numpy()
 pictures = [
     figure_uri(
-        figures.relevance_maps(
-            moving[[k], 0].numpy(),
-            {label: maps[[k]] for label, maps in flow.items()},
-            [f"{angle}°"],
+        figures.relevance_row(
+            moving[k, 0].numpy(),
+            {label: maps[k] for label, maps in flow.items()},
+            f"{angle}°",
         )
     )
     for k, angle in enumerate(coarse)
@@ -265,18 +268,15 @@ figures.square(orbit_images[:2], *squares["ViT"])
 # index table alone, *Cayley table* meaning the index of $g^{-1}m$ (chapter 2).
 
 # %% tags=["hide-input"]
+stem = [
+    f"stem.{k}"
+    for k, layer in enumerate(hybrid.stem)
+    if isinstance(layer, torch.nn.ReLU)
+]
 errors = {}
 for label in ("ViT, upright", "ViT", "hybrid"):
     model = models[label]
-    early = (
-        [
-            f"stem.{k}"
-            for k, layer in enumerate(model.stem)
-            if isinstance(layer, torch.nn.ReLU)
-        ]
-        if label == "hybrid"
-        else ["embed"]
-    )
+    early = stem if label == "hybrid" else ["embed"]
     blocks = [f"blocks.{k}" for k in range(model.config.depth)]
     errors[label] = measure.residuals(model, early + blocks, digits[0], group)
 for label, index in (
@@ -313,7 +313,7 @@ turned_six = measure.turned(digits[0], degrees)
 titles = "first layer", "last block", "logits"
 paths = {}
 for label in ("ViT, upright", "ViT", "hybrid"):
-    names = ["stem.0" if label == "hybrid" else "embed", last[label], "head"]
+    names = [stem[0] if label == "hybrid" else "embed", last[label], "head"]
     poses = group.order if label == "hybrid" else 1
     of_six = measure.embeddings(models[label], names, turned_six, poses)
     of_others = measure.embeddings(models[label], names, others, poses)
@@ -323,17 +323,14 @@ for label in ("ViT, upright", "ViT", "hybrid"):
         ).numpy()
         for name, title in zip(names, titles, strict=True)
     }
-reach = 1.2 * max(
-    np.abs(path).max() for each in paths.values() for path in each.values()
-)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paths", "caption": "The features of one 6 while it turns once around, along the first two principal components of each path. Color is the angle; the markers show the quarter turns. The scale is the same in all panels, in units of the mean distance between two different digits at that layer. In the hybrid, a quarter turn maps the path onto itself, and at the logits the four quarter turns coincide. MNIST test digit."}, "image": {"alt": "Three rows of three panels, each with a closed path colored by angle. The hybrid's logits are a small path on which the four markers coincide."}}
-figures.paths(paths, degrees, float(reach))
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paths", "caption": "The features of one 6 while it turns once around, along the first two principal components of each path. Color is the angle; the markers show the quarter turns. The panels of a column share their scale, in units of the mean distance between two different digits at that layer. In the hybrid, a quarter turn maps the path onto itself, and at the logits the four quarter turns coincide. MNIST test digit."}, "image": {"alt": "Three rows of three panels, each with a closed path colored by angle. The hybrid's logits are a small path on which the four markers coincide."}}
+figures.paths(paths, degrees)
 # %% [markdown]
 # Inside the hybrid the poses form a ring, and while the digit turns, the activity walks around it:
 
 # %% tags=["hide-input"]
-curves = measure.tuning(hybrid, "stem.0", digits[0], degrees)  # (angle, unit, pose)
+curves = measure.tuning(hybrid, stem[0], digits[0], degrees)  # (angle, unit, pose)
 unit = int(curves.std(0).mean(-1).argmax())
 steps = range(0, len(degrees), max(1, len(degrees) // (4 if mode == "quick" else 12)))
 low, high = curves[:, unit].min().item(), curves[:, unit].max().item()

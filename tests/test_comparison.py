@@ -3,7 +3,6 @@
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
@@ -149,9 +148,10 @@ def test_every_figure_is_a_figure():
     pictures = np.random.default_rng(0).random((8, 6, 6))
     one = Summary(0.9, 0.88, 0.92, 3, 400, "seeds")
     logits = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
-    points = pd.DataFrame(
-        {"family": ["hybrid", "ViT"], "fraction": [1.0, 0.1], "summary": one, "millions": 5.0, "augmented": True}
-    )
+    points = [
+        {"family": family, "fraction": fraction, "summary": one, "millions": 5.0, "augmented": fraction == 1}
+        for family, fraction in (("hybrid", 1.0), ("ViT", 0.1))
+    ]
     figures = [
         post_hoc.pipeline(pictures, p, p[0], [f"{k}" for k in range(8)]),
         post_hoc.accuracies({"a": {"none": {"vote": one}}, "b": {}}, ["vote", "frame"], comparison.REGIMES),
@@ -166,7 +166,7 @@ def test_every_figure_is_a_figure():
         hybrid_figures.turning([1, 2], {"a": [0.1, 0.2]}),
         hybrid_figures.differences(["a"], [one], one, 0.01),
         hybrid_figures.cost(points),
-        hybrid_figures.cost(points[:0]),
+        hybrid_figures.cost([]),
         hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)

@@ -208,10 +208,11 @@ def test_every_figure_can_be_drawn():
     degrees = [0, 90, 180, 270]
     figures = [
         attention.relevance_maps(random(3, 12, 12), {"a": random(3, 6, 6), "b": random(3, 3, 3)}, "xyz"),
+        attention.relevance_row(random(12, 12), {"a": random(6, 6), "b": random(3, 3)}, "x"),
         attention.heads(random(2, 3, 6, 6), (1, 2), random(2, 12, 12), "ab", "xyz"),
         attention.square(random(2, 12, 12), random(2, 4, 5, 5), random(4, 5, 5)),
         attention.residuals({"a": {"x": 0.0, "y": 0.1}, "b": {"z": 1e-7}}),
-        attention.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2), "y": random(4, 2)}}, degrees, 1.0),
+        attention.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2)}}, degrees),
         attention.ring(random(4), random(12, 12), 1.0, "a"),
         attention.polar_probabilities({"a": random(5, 4), "b": random(5, 4)}, degrees),
     ]

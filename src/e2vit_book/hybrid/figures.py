@@ -1,10 +1,10 @@
 """The figures of the chapter on the hybrid: counts, exactness, turned filters, ablations, cost, mistakes."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -91,22 +91,23 @@ def differences(names: Sequence[str], summaries: Sequence[Summary], reference: S
 
 
 @styled
-def cost(points: pd.DataFrame) -> Figure:
+def cost(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Test error (%) against millions of multiplications, log scales; a panel for each share of the training images.
 
-    points: columns family, fraction, summary, millions, augmented (drawn filled).
+    points: keys family, fraction, summary, millions, augmented (drawn filled).
     """
-    fractions = sorted(points["fraction"].unique(), reverse=True) if len(points) else [1.0]
+    fractions = sorted({point["fraction"] for point in points}, reverse=True) or [1.0]
     shape = 1, len(fractions)
     figure, axes = plt.subplots(*shape, figsize=(WIDTH, 4), layout="constrained", squeeze=False)
     for ax, fraction in zip(axes[0], fractions, strict=True):
-        for point in points[points["fraction"] == fraction].itertuples():
-            style, summary = look(point.family), point.summary
+        for point in [point for point in points if point["fraction"] == fraction]:
+            family, summary = point["family"], point["summary"]
+            style = look(family)
             mean, low, high = (100 * (1 - value) for value in (summary.mean, summary.high, summary.low))
             bounds = [[mean - low], [high - mean]]
             color = style["color"]
-            face = {"markersize": 8, "markerfacecolor": color if point.augmented else "white"}
-            ax.errorbar(point.millions, mean, yerr=bounds, fmt=style["marker"], color=color, label=point.family, **face)
+            face: dict[str, Any] = {"markersize": 8, "markerfacecolor": color if point["augmented"] else "white"}
+            ax.errorbar(point["millions"], mean, yerr=bounds, fmt=style["marker"], color=color, label=family, **face)
         ax.set(xscale="log", yscale="log", xlabel="multiplications (millions)")
         ax.set_title("all training images" if fraction == 1 else f"{100 * fraction:g} % of the training images")
         ax.margins(0.2)

@@ -5,9 +5,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from e2vit.actions import act
@@ -15,6 +14,8 @@ from e2vit.experiments import Experiment, RecordError, Run, record_of, records, 
 from e2vit.experiments.catalog import EXPERIMENTS, build
 from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
+from e2vit.layers import LocalGroupSelfAttention
+from e2vit.models import HybridViT
 
 FAMILIES = {  # how the name of a network begins → the name of its kind in the book's palette
     "hybrid": "hybrid",
@@ -31,10 +32,10 @@ FAMILIES = {  # how the name of a network begins → the name of its kind in the
 
 
 @torch.no_grad()
-def stage_errors(model: nn.Module, images: Tensor, group: FiniteGroup, elements: Sequence[int]) -> dict[str, float]:
+def stage_errors(model: HybridViT, images: Tensor, group: FiniteGroup, elements: Sequence[int]) -> dict[str, float]:
     """For every stage of a model: max over r of max |f(r.x) − r.f(x)| / max |f(x)|; r acts trivially on vectors.
 
-    model: with a method ``stages(images)``, name → lifted map or vector.
+    model: any network with a method ``stages(images)``, name → lifted map or vector.
     """
     upright = model.stages(images)
     errors = dict.fromkeys(upright, 0.0)
@@ -53,7 +54,7 @@ def multiply_adds(experiment: Experiment) -> float:
     """
     model = build(experiment, 0).eval()
     for module in model.modules():
-        if hasattr(module, "backend"):
+        if isinstance(module, LocalGroupSelfAttention):
             module.backend = "reference"
     config = getattr(experiment.model, "front", experiment.model)
     channels = getattr(config, "in_channels", getattr(config, "channels", 1))
@@ -90,9 +91,9 @@ def family(experiment: Experiment) -> str:
     return next((FAMILIES[key] for key in FAMILIES if network.startswith(key)), network)
 
 
-def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> pd.DataFrame:
+def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Family, fraction, test summary, millions of multiplications and augmentation of every experiment."""
-    return pd.DataFrame(
+    return [
         {
             "family": family(experiment),
             "fraction": experiment.fraction,
@@ -101,7 +102,7 @@ def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> pd.DataFram
             "augmented": getattr(experiment.training, "augment", "none") != "none",
         }
         for experiment, of_experiment in by_experiment.items()
-    )
+    ]
 
 
 def seconds_per_image(of_experiment: Sequence[dict[str, Any]]) -> float:

@@ -25,11 +25,9 @@ def rollout(
         raise ValueError("rollout needs the attention of at least one layer")
     if not 0 <= residual < 1:
         raise ValueError(f"residual is a share from 0 to below 1, not {residual}")
-    flow = None
+    flow = torch.eye(maps[0].shape[-1], dtype=maps[0].dtype, device=maps[0].device)
     for weights in maps:
-        mean = weights.mean(-3)
-        step = residual * torch.eye(mean.shape[-1], dtype=mean.dtype, device=mean.device) + (1 - residual) * mean
-        flow = step if flow is None else step @ flow
+        flow = residual * flow + (1 - residual) * weights.mean(-3) @ flow
     return flow
 
 

@@ -1,6 +1,7 @@
 """The figures of the chapter on the layers: attention, feature maps, paths and predictions of a turning digit."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -37,6 +38,23 @@ def relevance_maps(
             ax.imshow(one, cmap=MAP, extent=(-0.5, side - 0.5, side - 0.5, -0.5))
             ax.contour(image, levels=[0.5], colors="white", linewidths=0.9)
         row[0].set_ylabel(name)
+    _bare(axes)
+    return figure
+
+
+@styled
+def relevance_row(
+    image: Float[ndarray, "height width"], relevance: Mapping[str, Float[ndarray, "row column"]], title: str
+) -> Figure:
+    """One image and its map for each model, side by side: one picture of a slideshow."""
+    side = image.shape[-1]
+    figure, axes = plt.subplots(1, len(relevance) + 1, figsize=(WIDTH, 2.3), layout="constrained")
+    axes[0].imshow(image, cmap="gray", vmin=0, vmax=1)
+    axes[0].set_title(title)
+    for ax, (name, one) in zip(axes[1:], relevance.items(), strict=True):
+        ax.imshow(one, cmap=MAP, extent=(-0.5, side - 0.5, side - 0.5, -0.5))
+        ax.contour(image, levels=[0.5], colors="white", linewidths=1.2)
+        ax.set_title(name)
     _bare(axes)
     return figure
 
@@ -95,17 +113,19 @@ def square(
     maps = [mosaic(each) for each in (found[0], expected, found[1], found[1] - expected)]
     for ax, title, picture in zip(axes.flat, titles, [images[0], *maps[:2], images[1], *maps[2:]], strict=True):
         gray = title in ("x", "g·x")
-        scale = {"cmap": "gray", "vmin": 0, "vmax": 1} if gray else {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+        scale: dict[str, Any] = (
+            {"cmap": "gray", "vmin": 0, "vmax": 1} if gray else {"cmap": "RdBu_r", "vmin": -size, "vmax": size}
+        )
         ax.imshow(picture, **scale)
         ax.set_title(title)
-    arrow = {"arrowstyle": "->", "color": "0.2", "linewidth": 1.4}
+    arrow: dict[str, Any] = {"arrowstyle": "->", "color": "0.2", "linewidth": 1.4}
     for start, name in (((0, 0), "f"), ((1, 0), "f"), ((0, 1), "g")):
         axes[start].annotate("", (1.4, 0.5), (1.06, 0.5), xycoords="axes fraction", arrowprops=arrow)
         axes[start].text(1.23, 0.56, name, transform=axes[start].transAxes, ha="center")
     axes[0, 0].annotate("", (0.5, -0.32), (0.5, -0.04), xycoords="axes fraction", arrowprops=arrow)
     axes[0, 0].text(0.56, -0.22, "g", transform=axes[0, 0].transAxes)
     sign, color = ("=", SERIES[0]) if error < 1e-4 else ("≠", SERIES[5])
-    place = {"transform": axes[1, 1].transAxes, "ha": "center", "va": "center"}
+    place: dict[str, Any] = {"transform": axes[1, 1].transAxes, "ha": "center", "va": "center"}
     axes[1, 1].text(1.23, 0.5, sign, fontsize=20, color=color, **place)
     _bare(axes)
     return figure
@@ -127,31 +147,26 @@ def residuals(errors: Mapping[str, Mapping[str, float]]) -> Figure:
 
 
 @styled
-def paths(
-    points: Mapping[str, Mapping[str, Float[ndarray, "angle two"]]], degrees: Sequence[float], reach: float
-) -> Figure:
+def paths(points: Mapping[str, Mapping[str, Float[ndarray, "angle two"]]], degrees: Sequence[float]) -> Figure:
     """The features of each layer along their first two principal components; markers show the quarter turns.
 
-    points: model → layer → path. reach: half the width of all axes, so that a short path looks short.
+    points: model → layer → path. The panels of a column share their scale, so that a short path looks short.
     """
-    degrees = np.asarray(degrees)
     if not len(degrees):
         raise ValueError("the list of angles is empty")
-    shape = len(points), max(len(layers) for layers in points.values())
+    shape = len(points), len(next(iter(points.values())))
     figure, axes = plt.subplots(*shape, figsize=(WIDTH, 1.95 * shape[0] + 0.4), layout="constrained", squeeze=False)
     for row, (model, layers) in zip(axes, points.items(), strict=True):
-        for ax in row[len(layers) :]:
-            ax.axis("off")
-        for ax, (layer, path) in zip(row, layers.items(), strict=False):
+        for ax, (layer, path) in zip(row, layers.items(), strict=True):
             ax.plot(*np.vstack([path, path[:1]]).T, color="0.6", linewidth=0.8, zorder=1)
-            ax.scatter(*path.T, c=degrees, cmap="twilight", vmin=0, vmax=360, s=9, zorder=2)
+            ax.scatter(*path.T, c=list(degrees), cmap="twilight", vmin=0, vmax=360, s=9, zorder=2)
             for size, (quarter, marker) in zip((11, 9, 7, 5), QUARTERS.items(), strict=True):  # all remain visible
-                at = path[np.abs(degrees - quarter).argmin()]
+                at = path[np.abs(np.asarray(degrees) - quarter).argmin()]
                 ax.plot(*at, marker, color="none", markeredgecolor="black", markersize=size, zorder=3)
+            reach = 1.2 * max(np.abs(of_model[layer]).max() for of_model in points.values())
             ax.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=layer)
-            ax.spines[:].set_visible(True)
         row[0].set_ylabel(model)
-    _bare(axes)
+    _bare(axes, frame=True)
     marks = [Line2D([], [], color="none", marker=m, markeredgecolor="black") for m in QUARTERS.values()]
     figure.legend(marks, [f"{quarter}°" for quarter in QUARTERS], loc="outside lower center", ncols=4)
     return figure
@@ -216,20 +231,21 @@ def _polar_axes(count: int, degrees: Sequence[float]) -> tuple[Figure, list, nda
     if not len(degrees):
         raise ValueError("the list of angles is empty")
     rows, columns = -(-count // 3), min(count, 3)
-    options = {"subplot_kw": {"projection": "polar"}, "squeeze": False}
+    options: dict[str, Any] = {"subplot_kw": {"projection": "polar"}, "squeeze": False}
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.7 * rows), layout="constrained", **options)
     for ax in axes.flat[:count]:
         ax.set_theta_zero_location("N")
-        ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "90°", "180°", "270°"])
+        ax.set_xticks(np.deg2rad([0, 90, 180, 270]), ["0°", "", "180°", ""])
         ax.tick_params(axis="x", pad=-1)
     for ax in axes.flat[count:]:
         ax.axis("off")
     return figure, list(axes.flat[:count]), np.deg2rad(np.append(degrees, degrees[0] + 360))
 
 
-def _bare(axes: ndarray) -> None:
+def _bare(axes: ndarray, frame: bool = False) -> None:
     for ax in np.asarray(axes).flat:
         ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(frame)
 
 
 def _number(error: float) -> str:

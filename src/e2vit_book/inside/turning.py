@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from e2vit_book.player import controls, snippet, sprite_uri
+from e2vit_book.style import WIDTH
 
 RIGHT, WRONG = "#0072B2", "#E69F00"  # dark and light, so that they differ in gray too
 
@@ -71,7 +72,7 @@ def turning_figure(
     figure, axes = plt.subplots(
         len(models) + 1,
         1,
-        figsize=(6.6, 1.0 + 0.8 * len(models)),
+        figsize=(WIDTH, 1.0 + 0.8 * len(models)),
         layout="constrained",
         sharex=True,
         height_ratios=[0.62] + [1] * len(models),

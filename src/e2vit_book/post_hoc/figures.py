@@ -1,6 +1,7 @@
 """The figures of the post-hoc chapter: views, their combination, and what came of it."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -44,7 +45,7 @@ def pipeline(
         view, box, bars = (figure.add_subplot(grid[g, k]) for k in (2, 3, 4))
         _picture(view, views[g])
         view.set_ylabel(names[g], rotation=0, ha="right", va="center")
-        style = {"boxstyle": "round,pad=0.05", "facecolor": "#dddddd", "edgecolor": "black"}
+        style: dict[str, Any] = {"boxstyle": "round,pad=0.05", "facecolor": "#dddddd", "edgecolor": "black"}
         box.add_patch(FancyBboxPatch((0.1, 0.25), 0.8, 0.5, **style))
         box.text(0.5, 0.5, "model", ha="center", va="center", fontsize=10)
         box.set(xlim=(0, 1), ylim=(0, 1))
@@ -71,7 +72,7 @@ def _arrow(figure: Figure, start: Axes, end: Axes, gap: float) -> None:
     """From the right side of one panel to the left side of another, short of it by a gap."""
     a, b = start.get_position(), end.get_position()
     tail, tip = (a.x1 + 0.005, (a.y0 + a.y1) / 2), (b.x0 - gap, (b.y0 + b.y1) / 2)
-    style = {"arrowstyle": "->", "mutation_scale": 8, "color": "#888888"}
+    style: dict[str, Any] = {"arrowstyle": "->", "mutation_scale": 8, "color": "#888888"}
     figure.add_artist(FancyArrowPatch(tail, tip, transform=figure.transFigure, **style))
 
 
@@ -95,7 +96,7 @@ def accuracies(
                     mean, low, high = (100 * x for x in (known[method].mean, known[method].low, known[method].high))
                     style, shift = look(label, k), 0.24 * (k - 1)
                     reach = [[max(mean - low, 0)], [max(high - mean, 0)]]
-                    mark = {"fmt": style["marker"], "color": style["color"], "label": label}
+                    mark: dict[str, Any] = {"fmt": style["marker"], "color": style["color"], "label": label}
                     ax.errorbar(mean, row + shift, xerr=reach, capsize=2, markersize=5, **mark)
         ax.set(title=title, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
         ax.grid(axis="x", alpha=0.3)
@@ -114,7 +115,7 @@ def winning_views(winners: Mapping[str, Float[ndarray, "turn image"]], degrees: 
     """
     shape = len(winners), len(degrees)
     size = (WIDTH, 1.95 * len(winners) + 0.2)
-    polar = {"projection": "polar"}
+    polar: dict[str, Any] = {"projection": "polar"}
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, subplot_kw=polar)
     edges = (np.arange(views + 1) - 0.5) * 2 * np.pi / views
     for row, (name, turned) in zip(axes, winners.items(), strict=True):
@@ -138,7 +139,7 @@ def attention_over_views(
     """The weight that the class token gives to every view (columns), for one image turned again and again (rows)."""
     count, views = weights.shape
     size = (WIDTH, 0.62 * count + 0.9)
-    options = {"sharey": "col", "width_ratios": (1, 8), "squeeze": False}
+    options: dict[str, Any] = {"sharey": "col", "width_ratios": (1, 8), "squeeze": False}
     figure, axes = plt.subplots(count, 2, figsize=size, layout="constrained", **options)
     for (picture, bars), weight, image, degree in zip(axes, weights, images, degrees, strict=True):
         _picture(picture, image)
@@ -204,7 +205,7 @@ def calibration(
     answers: logits. least: bins with fewer images are left out.
     """
     shape = -(-len(answers) // 2), 2
-    options = {"sharex": True, "sharey": True, "squeeze": False}
+    options: dict[str, Any] = {"sharex": True, "sharey": True, "squeeze": False}
     figure, axes = plt.subplots(*shape, figsize=(WIDTH, 2.5 * shape[0] + 0.3), layout="constrained", **options)
     for ax, (name, logits) in zip(axes.flat, answers.items(), strict=False):
         confidence, right, count = (x.numpy() for x in reliability(logits, labels))
