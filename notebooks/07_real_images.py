@@ -123,15 +123,15 @@ table(
 #
 # ## What a turn does to the answers
 #
-# We train six of the networks for a moment on drawn galaxies, *without* augmentation, and turn a galaxy that none of them
-# has seen.
+# We train five of the networks for a moment on drawn galaxies that lie nearly flat, without augmentation. So none of them
+# has ever seen an upright galaxy. Then we turn one.
 
 # %% tags=["hide-input"]
 models, galaxies = measure.trained_on_drawn(mode)
 degrees = torch.arange(0, 361, 15 if mode == "quick" else 5)
 probabilities = measure.answer_by_angle(models, as_float(galaxies.images[1]), degrees)
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-angle", "caption": "Probability of FR II for one drawn galaxy of that class at every angle. The four networks with D4 built in, or averaged over, repeat themselves every 90 degrees; CNN and ViT do not. Between quarter turns pixels are interpolated, and every network may change its mind. Trained and computed in the cell above."}, "image": {"alt": "Line chart over 0 to 360 degrees. Four lines have a period of 90 degrees, two lines have none."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-angle", "caption": "Probability of FR II for one drawn galaxy of that class at every angle; training showed angles within 15 degrees of 0 and 180. The four networks with D4 built in, or averaged over, repeat themselves every 90 degrees; CNN and ViT do not. Between quarter turns pixels are interpolated, and every network may change its answer. Trained and computed in the cells above."}, "image": {"alt": "Line chart over 0 to 360 degrees. Four lines have a period of 90 degrees, two lines have none."}}
 figures.probability_by_angle(degrees, probabilities)
 
 # %% tags=["hide-input"]

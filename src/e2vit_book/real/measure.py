@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from einops import einsum
 from jaxtyping import Float
 from scipy import stats
 from torch import Tensor, nn
@@ -186,10 +187,11 @@ def costs() -> list[dict[str, Any]]:
     return rows
 
 
-def drawn_galaxies(count: int, seed: int = 0, side: int = 64) -> Split:
-    """Radio galaxies as one would sketch them, half of each class, at random angles: uint8, one channel.
+def drawn_galaxies(count: int, seed: int = 0, tilt: float = 180.0, side: int = 64) -> Split:
+    """Radio galaxies as one would sketch them, half of each class: uint8, one channel.
 
     A core and two jets. Class 0 (FR I) is brightest near the core and fades; class 1 (FR II) ends in bright lobes.
+    tilt: the axis lies within so many degrees of the horizontal; 180 is any direction.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -197,32 +199,36 @@ def drawn_galaxies(count: int, seed: int = 0, side: int = 64) -> Split:
         return torch.rand(count, generator=generator) * (high - low) + low
 
     labels = torch.arange(count) % 2
-    angle, length, bend, balance = draw(0, 2 * math.pi), draw(14, 26), draw(-0.5, 0.5), draw(0.6, 1.4)
+    angle, length = draw(-math.radians(tilt), math.radians(tilt)), draw(18, 40)
+    bend, balance, blend = draw(-0.4, 0.4), draw(0.5, 1.5), draw(0.55, 1)
     steps = torch.linspace(-1, 1, 41)
     along = steps * length[:, None] / 2
     across = bend[:, None] * length[:, None] / 2 * steps.square()  # both jets bend to the same side
     x = along * angle.cos()[:, None] - across * angle.sin()[:, None]
     y = along * angle.sin()[:, None] + across * angle.cos()[:, None]
-    fading, lobes = (1 - steps.abs()) ** 2, (steps.abs() > 0.85).float() + 0.15
-    light = torch.where(labels[:, None] == 1, lobes, fading) * torch.where(steps < 0, balance[:, None], 1.0)
+    fading, lobes = (1 - steps.abs()) ** 2, (steps.abs() > 0.85).float()
+    fades = torch.where(labels == 1, 1 - blend, blend)[:, None]
+    light = (fades * fading + (1 - fades) * lobes) * torch.where(steps < 0, balance[:, None], 1.0)
     grid = torch.arange(side) - (side - 1) / 2
-    spread = draw(1.2, 2.2)[:, None, None]
+    spread = draw(1.5, 2.5)[:, None, None]
     rows = torch.exp(-((grid - y[..., None]) ** 2) / (2 * spread**2))
     columns = torch.exp(-((grid - x[..., None]) ** 2) / (2 * spread**2))
-    images = torch.einsum("np,npr,npc->nrc", light, rows, columns)
-    images = images / images.amax((1, 2), keepdim=True) + 0.03 * torch.randn(images.shape, generator=generator)
+    images = einsum(light, rows, columns, "n step, n step row, n step column -> n row column")
+    images = images / images.amax((1, 2), keepdim=True) + 0.08 * torch.randn(images.shape, generator=generator)
     return Split((images.clamp(0, 1) * 255).round().byte()[:, None], labels)
 
 
 def trained_on_drawn(mode: str) -> tuple[dict[str, nn.Module], Split]:
-    """Networks trained for a moment on drawn galaxies, without augmentation, and galaxies they have not seen.
+    """Networks trained for a moment on drawn galaxies that lie nearly flat, and flat galaxies they have not seen.
 
-    Tiny and for two epochs in mode "quick".
+    Without augmentation, so that no network sees a turned galaxy. Tiny and for two epochs in mode "quick".
     """
     quick = mode == "quick"
-    train_split, validation, test = (drawn_galaxies(n, seed) for seed, n in enumerate((60 if quick else 400, 40, 60)))
+    train_split, validation, test = (
+        drawn_galaxies(n, seed, tilt=15) for seed, n in enumerate((60 if quick else 400, 40, 60))
+    )
     splits = Splits(train_split, validation, test, "drawn galaxies", "drawn", 2)
-    config = TrainConfig(epochs=2 if quick else 4, batch_size=16, learning_rate=3e-3, warmup_epochs=0.5, augment="none")
+    config = TrainConfig(epochs=2 if quick else 5, batch_size=16, learning_rate=3e-3, warmup_epochs=0.5, augment="none")
     models = {}
     for network in ("hybrid-d4", "octic-d4", "gcnn-d4", "cnn", "vit"):
         experiment = EXPERIMENTS[f"real/mirabest/{network}/none-100"]
@@ -240,13 +246,15 @@ def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]
     rows = []
     for name, model in models.items():
         answers = torch.stack([model(act(group, g, images)).argmax(-1) for g in range(group.order)])
+        right = (answers == split.labels).float().mean(1)
         changed = (answers != answers[0]).any(0).float().mean().item()
         error = invariance_error(model.double(), images[:16].double(), group)
         model.float()
         rows.append(
             {
                 "network": name,
-                "accuracy, drawn galaxies": percent((answers[0] == split.labels).float().mean().item()),
+                "accuracy, flat": percent(right[0].item()),
+                "over all of D4": percent(right.mean().item()),
                 "answers changed by D4": percent(changed),
                 "invariance error": error,
             }
