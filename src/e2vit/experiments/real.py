@@ -18,7 +18,7 @@ from e2vit.models import GCNNConfig, HybridViTConfig, OcticViTConfig, Symmetrize
 from e2vit.training.config import TrainConfig
 from e2vit.training.fine_tuning import FineTuneConfig
 
-SHAPES: dict[str, dict[str, int]] = {
+SHAPES: dict[str, dict[str, Any]] = {
     "mirabest": {"image_size": 64, "in_channels": 1, "classes": 2},
     "rsscn7": {"image_size": 64, "in_channels": 3, "classes": 7},
 }
@@ -38,8 +38,8 @@ CHOSEN = {  # the rate with the best validation accuracy under real_recipe; the 
 def networks(data: str) -> dict[str, tuple[str, Any, int]]:
     """name -> what it is, model, updates. D8 is for galaxies alone, whose corners are empty."""
     shape, d4 = SHAPES[data], dihedral(4)
-    hybrid = {"kernel": 3, "attention": "within_pose", "depth": 2, "heads": 2}
-    cnn = {"kernel": 3, "same_size": True, "pool_after": (1, 2, 3), "readout": "mean_max"}
+    hybrid: dict[str, Any] = {"kernel": 3, "attention": "within_pose", "depth": 2, "heads": 2}
+    cnn: dict[str, Any] = {"kernel": 3, "same_size": True, "pool_after": (1, 2, 3), "readout": "mean_max"}
     found = {
         "hybrid-d4": (
             "hybrid over D4",

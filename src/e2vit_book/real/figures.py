@@ -68,13 +68,13 @@ def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
 
 
 @styled
-def probability_by_angle(degrees: Tensor, probabilities: Mapping[str, Sequence[float]]) -> Figure:
-    """Probability of one class against the rotation of one image (degrees), a line for each network."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.2), layout="constrained")
-    for k, (name, values) in enumerate(probabilities.items()):
+def accuracy_by_angle(degrees: Tensor, accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Accuracy (%) against the rotation of the images (degrees), a line for each network."""
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
+    for name, values in accuracies.items():
         style = look(name, SERIES.get(name, 0))
-        ax.plot(degrees, values, label=name, color=style["color"], marker=style["marker"], markevery=(2 * k, 12))
-    ax.set(xlabel="rotation (degrees)", ylabel="probability of FR II", ylim=(-0.02, 1.02), xticks=range(0, 361, 90))
+        ax.plot(degrees, 100 * np.array(values), label=name, markersize=4, color=style["color"], marker=style["marker"])
+    ax.set(xlabel="rotation (degrees)", ylabel="accuracy (%)", xticks=range(0, 361, 90))
     figure.legend(loc="outside lower center", ncols=3)
     return figure
 

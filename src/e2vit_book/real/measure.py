@@ -22,7 +22,7 @@ from e2vit.experiments import build, records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import dihedral
-from e2vit.models import Symmetrized
+from e2vit.models import HybridViT, Symmetrized, ViT
 from e2vit.training import TrainConfig, train
 
 DATA = {"mirabest": "galaxies", "rsscn7": "land"}
@@ -83,7 +83,7 @@ def paired(differences: list[float]) -> Difference:
     """Mean, interval and detectable size of differences, one for each fold."""
     count, mean = len(differences), sum(differences) / len(differences)
     error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
-    half, power = stats.t.ppf(0.975, count - 1), stats.t.ppf(0.8, count - 1)
+    half, power = (float(stats.t.ppf(share, count - 1)) for share in (0.975, 0.8))
     return Difference(mean, mean - half * error, mean + half * error, count, (half + power) * error)
 
 
@@ -171,7 +171,8 @@ def costs() -> list[dict[str, Any]]:
         if network == "vit-views":
             continue
         experiment = EXPERIMENTS[f"real/mirabest/{network}/d4-100"]
-        model = build(experiment, 0).eval()
+        model, training = build(experiment, 0).eval(), experiment.training
+        assert isinstance(training, TrainConfig)
         in_place = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: mm_flop(a, b)}
         with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
             model(torch.zeros(1, 1, 64, 64))
@@ -180,8 +181,8 @@ def costs() -> list[dict[str, Any]]:
                 "network": name,
                 "weights": sum(p.numel() for p in model.parameters()),
                 "million multiplications": round(counter.get_total_flops() / 2e6),
-                "updates": experiment.training.epochs * experiment.training.updates_per_epoch,
-                "learning rate": experiment.training.learning_rate,
+                "updates": training.epochs * (training.updates_per_epoch or 0),
+                "learning rate": training.learning_rate,
             }
         )
     return rows
@@ -263,17 +264,20 @@ def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]
 
 
 @torch.no_grad()
-def answer_by_angle(
-    models: Mapping[str, nn.Module], image: Float[Tensor, "channel height width"], degrees: Float[Tensor, " angle"]
+def accuracy_by_angle(
+    models: Mapping[str, nn.Module], split: Split, degrees: Float[Tensor, " angle"]
 ) -> dict[str, list[float]]:
-    """For each network the probability of class 1 (FR II) for one image at each angle."""
-    views = torch.cat([rotate(image[None], float(angle)) for angle in degrees])
-    return {name: model(views).softmax(-1)[:, 1].tolist() for name, model in models.items()}
+    """For each network its accuracy on the images turned by each angle."""
+    views = [rotate(as_float(split.images), float(angle)) for angle in degrees]
+    return {
+        name: [(model(view).argmax(-1) == split.labels).float().mean().item() for view in views]
+        for name, model in models.items()
+    }
 
 
 @torch.no_grad()
 def attention_before_and_after(
-    model: nn.Module, image: Float[Tensor, "channel height width"], query: tuple[int, int], turn: int = 1
+    model: ViT | HybridViT, image: Float[Tensor, "channel height width"], query: tuple[int, int], turn: int = 1
 ) -> tuple[Tensor, Tensor]:
     """Attention of the last block from one place, mean over heads and poses, before and after a quarter turn.
 
