@@ -19,7 +19,6 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -52,8 +51,9 @@ class MiraBest:
             download_url(MIRABEST_URL, str(archive.parent), archive.name)
         try:
             with tarfile.open(archive) as files:  # members are read, never extracted
-                members: dict[str, Any] = {Path(member.name).name: files.extractfile(member) for member in files}
-                batches = [ArraysOnly(members[name], encoding="latin1").load() for name in MIRABEST_BATCHES]
+                members = {Path(member.name).name: member for member in files}
+                contents = [files.extractfile(members[name]) for name in MIRABEST_BATCHES]
+                batches = [ArraysOnly(content, encoding="latin1").load() for content in contents if content]
             self.data = np.concatenate([np.asarray(b["data"], np.uint8).reshape(-1, 150, 150) for b in batches])
             self.targets = np.concatenate([np.asarray(batch["labels"], np.uint8) for batch in batches])
         except (tarfile.TarError, pickle.UnpicklingError, LookupError, ValueError, EOFError) as reason:
@@ -87,7 +87,7 @@ def mirabest(root: Path) -> Labeled:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
             raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
     else:
-        found = sources.fetched(MiraBest, root, str(root), download=sources.online())
+        found = sources._fetched(MiraBest, root, str(root), download=sources._online())
         images, labels = found.data, found.targets
     if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
         raise DataError(
@@ -106,7 +106,7 @@ def cropped_and_reduced(images: Tensor, crop: int = 128) -> Tensor:
 
 def eurosat(root: Path) -> Labeled:
     """The 27,000 tiles in color, class by class."""
-    tiles = sources.fetched(EuroSAT, root, str(root), download=sources.online())
+    tiles = sources._fetched(EuroSAT, root, str(root), download=sources._online())
     try:
         images = np.stack([np.asarray(picture) for picture, _ in tiles])
     except (OSError, ValueError) as reason:
@@ -150,8 +150,8 @@ def fold(name: str, number: int, root: Path) -> Splits:
         raise DataError(f"{name} has {len(labels)} images, but {path.name} cuts {len(parts)}")
     test, validation = torch.isin(parts, torch.tensor([2 * number, 2 * number + 1])), parts == (2 * number + 2) % PARTS
     train = (parts >= 0) & ~test & ~validation
-    train, validation, test = (Split(images[mask], labels[mask]) for mask in (train, validation, test))
-    return Splits(train, validation, test, f"{name}/fold{number}", origin, len(class_names), class_names)
+    cut = [Split(images[mask], labels[mask]) for mask in (train, validation, test)]
+    return Splits(cut[0], cut[1], cut[2], f"{name}/fold{number}", origin, len(class_names), class_names)
 
 
 LOADERS = {f"{name}/fold{number}": partial(fold, name, number) for name in SETS for number in range(FOLDS)}
