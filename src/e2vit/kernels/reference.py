@@ -45,8 +45,9 @@ def attend(
         again = not exporting()
         return tile(slice(None), 0, height)
     row = heads * width * side**2 * table.numel()
-    images = max(1, min(batch, TILE // row))
-    rows = max(1, min(height, TILE // (row * images)))
+    numbers = TILE if q.device.type == "cpu" else 32 * TILE  # a GPU is busy with large tiles alone
+    images = max(1, min(batch, numbers // row))
+    rows = max(1, min(height, numbers // (row * images)))
     again = images < batch or rows < height
     return torch.cat(
         [
