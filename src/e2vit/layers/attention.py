@@ -52,6 +52,8 @@ class GroupSelfAttention(nn.Module):
     """
 
     smallest = 1  # side of the smallest map, pixels
+    table: Tensor
+    offsets: Tensor | None
 
     def __init__(
         self,
@@ -170,6 +172,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     small_maps:   whether a map may be smaller than the window. The released rotMNIST network has such layers.
     options:      as in :class:`GroupSelfAttention`. Dropout of attention weights needs the reference backend.
     """
+
+    mask: Tensor | None
 
     def __init__(
         self,
