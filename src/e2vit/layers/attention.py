@@ -201,9 +201,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     def forward(
         self, x: Float[Tensor, "batch channel *pose height width"]
     ) -> Float[Tensor, "batch out_channel element height width"]:
-        *inputs, table = self._inputs(x)
         options = {"diagonal": self.diagonal, "dropout": self.dropout if self.training else 0.0}
-        return self._merge(attend(*inputs, table, mask=self.mask, backend=self.backend, **options))
+        return self._merge(attend(*self._inputs(x), mask=self.mask, backend=self.backend, **options))
 
     def weights(
         self, x: Float[Tensor, "batch channel *pose height width"]
