@@ -56,7 +56,9 @@ def equal_terms() -> list[Experiment]:
         "gevit": ("group attention over C4 with GE-ViT's index table", replace(sound, group=C4, index=gevit_index)),
         "gsa": ("group attention over C4 with GSA-Nets' index table", replace(sound, group=C4, index=gsa_index)),
     }
-    recipe = replace(MUON, epochs=20, learning_rate=1e-2, batch_size=16, warmup_epochs=0.5, average=0.99, augment="none")
+    recipe = replace(
+        MUON, epochs=20, learning_rate=1e-2, batch_size=16, warmup_epochs=0.5, average=0.99, augment="none"
+    )
     trials: dict[str, dict[str, Any]] = {  # name -> what differs from the recipe
         "rate-1e-2": {},
         "rate-3e-3": {"learning_rate": 3e-3},
