@@ -54,6 +54,8 @@ class GroupSelfAttention(nn.Module):
 
     smallest = 1  # side of the smallest map, pixels
 
+    table: Tensor
+
     def __init__(
         self,
         group: FiniteGroup,
@@ -173,6 +175,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     options:      as in :class:`GroupSelfAttention`. Dropout of attention weights needs the reference backend.
     """
 
+    mask: Tensor | None
+
     def __init__(
         self,
         group: FiniteGroup,
@@ -199,9 +203,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     def forward(
         self, x: Float[Tensor, "batch channel *pose height width"]
     ) -> Float[Tensor, "batch out_channel element height width"]:
-        *inputs, table = self._inputs(x)
         options = {"diagonal": self.diagonal, "dropout": self.dropout if self.training else 0.0}
-        return self._merge(attend(*inputs, table, mask=self.mask, backend=self.backend, **options))
+        return self._merge(attend(*self._inputs(x), mask=self.mask, backend=self.backend, **options))
 
     def weights(
         self, x: Float[Tensor, "batch channel *pose height width"]
