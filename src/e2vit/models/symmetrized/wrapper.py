@@ -237,7 +237,7 @@ class Symmetrized(nn.Module):
                 "image are no sample: call eval(), or take a larger batch or chunk"
             )
 
-    def _checked(self, values: Any, count: int, what: str) -> Tensor:
+    def _checked(self, values: Any, count: int | torch.SymInt, what: str) -> Tensor:
         axes = {"maps": (4,), None: (1, 2)}.get(self.output_action, range(1, 9)) if what == "logits" else (2,)
         if (
             isinstance(values, Tensor)
