@@ -17,6 +17,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 from time import process_time
+from typing import Any
 
 import torch
 from torch import nn
@@ -72,7 +73,7 @@ def shares(model: nn.Module, images: torch.Tensor) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch", type=int, default=8)
     options = parser.parse_args()
@@ -81,7 +82,13 @@ def main() -> None:
     rows = []
     for side, patch in SIZES.items():
         for width, heads in HEADS.items():
-            shape = {"image_size": side, "patch_size": patch, "in_channels": 3, "width": width, "heads": heads}
+            shape: dict[str, Any] = {
+                "image_size": side,
+                "patch_size": patch,
+                "in_channels": 3,
+                "width": width,
+                "heads": heads,
+            }
             shape |= {"depth": DEPTH, "expansion": EXPANSION}
             models = {"plain": ViT(ViTConfig(**shape)).eval(), "octic": OcticViT(OcticViTConfig(**shape)).eval()}
             images = torch.rand(options.batch, 3, side, side)

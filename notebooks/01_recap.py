@@ -32,12 +32,12 @@ from e2vit import metrics
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
 from e2vit.experiments import default_mode, records, run
+from e2vit.models import TransformerConfig, ViT
 from e2vit.models.transformer import (
     MultiHeadAttention,
     shift_matrix,
     sinusoidal_positions,
 )
-from e2vit.models import TransformerConfig, ViT
 from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.recap import figures as recap
@@ -308,7 +308,7 @@ Markdown(
     f"{len(record['curve'])} epochs, {record['parameters']:,} parameters; the epoch "
     "is chosen on the validation images. "
     f"Test accuracy {records.summarize([record])} on {record['test']['count']:,} "
-    f"images of {record['data']['origin']}; "
+    f"images ({record['data']['origin']}); "
     "one seed, so the interval counts images only."
 )
 

@@ -40,8 +40,8 @@ from e2vit.groups import (
 )
 from e2vit.layers import LiftingConv, LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition, seen_offsets
-from e2vit.models.transformer import MultiHeadAttention
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
+from e2vit.models.transformer import MultiHeadAttention
 from e2vit.testing import randomized
 from e2vit_book.exercise import Exercise
 from e2vit_book.positions import figures
@@ -635,7 +635,7 @@ show_table(
 # %% [markdown]
 # The fourth line of the table occurs in published networks. For images of tumor tissue (PatchCamelyon), the released
 # code of GSA-Nets and of GE-ViT ends with a 2 × 2 pool on a 7 × 7 map, so these networks are not equivariant to quarter
-# turns, whatever their index table is. Without that pool every size obeys the rule:
+# turns, whatever their index table is. All their other pools obey the rule:
 
 # %%
 assert not GroupAttentionNetConfig.pcam().obeys_size_rule

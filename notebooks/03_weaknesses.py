@@ -17,13 +17,14 @@
 # ([Xu et al., 2023](https://arxiv.org/abs/2306.06722)) build a group into self-attention. What does that buy, what does it
 # cost, and do the reported numbers show it?**
 #
-# Predictions are consistent under quarter turns, exactly, where the index table passes the criterion of chapter 2, and at
-# no other angle. The cost is high: attention scores grow with the third power of the group's order.
+# Predictions are consistent under quarter turns, exactly, where the index table passes the criterion of chapter 2, and
+# between the quarter turns in no network tested here. The cost is high: attention scores grow with the third power of the group's order.
 # The published accuracies do not rank the two networks, because their gap is smaller than its standard error, and they
 # do not show five faults of data and code that are measured below.
 #
-# The table answers claim by claim. "Not shown" means that the difference lies inside its 95 % interval. Every number is
-# computed in a cell of this chapter or read from the record of a finished run.
+# The table answers claim by claim. "Not shown" means that the difference lies inside its 95 % interval; "in these runs",
+# that it lies outside, but that seeds or budget do not carry a general statement. Every number is computed in a cell of
+# this chapter, read from the record of a finished run, or cited.
 
 # %% tags=["hide-input"]
 from dataclasses import replace
@@ -105,6 +106,14 @@ shares = weaknesses.finished(
 rows = weaknesses.efficiency(shares)
 gain = weaknesses.advantage(rows)
 ahead = sum(row["difference"].low > 0 for row in gain)
+z2cnn = max(
+    (row for row in rows if row["network"] == "CNN, Z2CNN"),
+    key=lambda row: row["fraction"],
+)
+reported = next(
+    row["accuracy"] for row in weaknesses.published() if row["model"] == "Z2CNN"
+)
+below = reported - 100 * z2cnn["summary"].mean
 seeds = sorted({row["summary"].seeds for row in rows})
 
 released = GroupAttentionNetConfig(index=gevit_index)
@@ -204,12 +213,15 @@ answers = [
     ),
     (
         "2. A network with poses needs fewer images",
-        "yes" if ahead == len(gain) else "partly" if ahead else "not shown",
+        "not shown"
+        if not ahead
+        else "yes"
+        if ahead == len(gain) and seeds[0] >= 3 and below < 1
+        else "in these runs",
         f"ahead of its twin beyond the interval at {ahead} of {len(gain)} pairs and "
         "shares, "
-        + (
-            "one seed each" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds each"
-        ),
+        + ("one seed each" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds each")
+        + ("; the budget is too short for Z2CNN" if below > 1 else ""),
     ),
     (
         "3. Group attention is costly",
@@ -229,7 +241,7 @@ answers = [
         "4. The reported epoch was chosen on the test images",
         "yes",
         f"rotMNIST and CIFAR-10; worth {np.mean(gains_of_choice):.2f} points on "
-        f"average in {len(optimism)} small runs",
+        f"average in {len(optimism)} small runs, at most {max(gains_of_choice):.2f}",
     ),
     (
         "4. GE-ViT is better than GSA-Nets, as published",
@@ -241,7 +253,7 @@ answers = [
         "5. Predictions are consistent at all angles",
         "no" if max(between[label] for label in equivariant) > 0 else "not shown",
         "classes changed at 30°, 45° and 60°: "
-        + ", ".join(f"{label} {between[label]:.1%}" for label in equivariant),
+        + "; ".join(f"{label}: {between[label]:.1%}" for label in equivariant),
     ),
     (
         "6. GE-ViT, as released, is equivariant under turns and mirrors",
@@ -267,12 +279,12 @@ answers = [
         "7. Group attention is better than ordinary attention",
         "open"
         if not against_plain
+        else "not shown"
+        if not any(each.low > 0 for each in against_plain.values())
         else "yes"
-        if all(each.low > 0 for each in against_plain.values())
-        else "partly"
-        if any(each.low > 0 for each in against_plain.values())
-        else "not shown",
-        "; ".join(f"{label} {each}" for label, each in against_plain.items())
+        if all(e.low > 0 and e.kind == "seeds" for e in against_plain.values())
+        else "in these runs",
+        "; ".join(f"{label}: {each}" for label, each in against_plain.items())
         or "no finished pair of runs on equal terms yet",
     ),
 ]
@@ -309,7 +321,7 @@ Markdown(
 
 # %% [markdown]
 # Where the table passes the criterion, quarter turns change the logits by rounding alone. GSA-Nets, whose index arithmetic
-# fails for $C_4$, come close to it, since pooling hides the fault. For attention without a group, and for the ViT
+# fails for $C_4$, are not exact, though pooling hides most of the fault. For attention without a group, and for the ViT
 # although it was trained on turned digits, a quarter turn is a turn like any other.
 # Between the quarter turns no network is exact, because the image itself is resampled.
 # None of these networks has mirrors in its group, and none should: a mirrored 2 is not a 2.
@@ -356,14 +368,6 @@ updates = sorted(
         for record in of_one
     }
 )
-z2cnn = max(
-    (row for row in rows if row["network"] == "CNN, Z2CNN"),
-    key=lambda row: row["fraction"],
-)
-reported = next(
-    row["accuracy"] for row in weaknesses.published() if row["model"] == "Z2CNN"
-)
-below = reported - 100 * z2cnn["summary"].mean
 Markdown(
     f"Budget: {updates[0]:,}"
     + (f" to {updates[-1]:,}" if len(updates) > 1 else "")
@@ -397,7 +401,7 @@ Markdown(
 )
 
 # %% [markdown]
-# These are convolutional networks and hybrids. For group attention the figure shows nothing; section 7 does.
+# These are convolutional networks and hybrids; section 7 compares group attention.
 #
 # ## 3. Cost
 #
@@ -654,7 +658,7 @@ table(
 # ## 6. What the tables do not show
 #
 # Five faults that no table of results shows: one in reading the data, one in an index table, one in a pool, two in the
-# numbers. Each fold measures one and mends it.
+# numbers. The next four sections measure and mend them.
 #
 # ### Deeper: rotMNIST is stored column by column
 #
@@ -753,7 +757,7 @@ encodings = {
 fault_figures.positions(offsets.numpy(), encodings, first, faults.HALF_MAXIMUM)
 # %% [markdown]
 # Half-precision numbers end at 65,504. A gradient above that is infinite, the optimizer divides infinity by infinity, and the
-# weights become NaN. The released forward pass always runs in half precision. All three documented commands of GE-ViT
+# weights become NaN. The released forward pass of GE-ViT always runs in half precision. All three documented commands of GE-ViT
 # train with a gradient scaler, which skips such steps; its authors report NaN for a run without mixed precision.
 # **Mended:** stable positions, a mean over places, and bfloat16 or float32.
 #
@@ -824,7 +828,7 @@ Markdown(
 
 # %% tags=["hide-input"]
 trials = weaknesses.finished(
-    mode, ("attention_recipe/chosen",), setting="attention_recipe"
+    mode, ("attention_recipe/rate-1e-2",), setting="attention_recipe"
 )
 trial_of = {
     experiment.method: of_one[0]
@@ -868,6 +872,7 @@ table(
         }
         for experiment, of_one in records.by_experiment(starts).items()
         if isinstance(experiment.model, GroupAttentionNetConfig)
+        and experiment.training.optimizer == "adam"
     ],
     ["network", "epochs", "test accuracy"],
 )
@@ -875,7 +880,7 @@ table(
 # %% [markdown]
 # ## What to remember
 #
-# - Quarter turns are exact where the index table passes the criterion; other angles never are.
+# - Quarter turns are exact where the index table passes the criterion; angles between them are not.
 # - The cost is in the triples of poses, not in the lifting layer; a good kernel removes a constant factor, not the growth.
 # - A gap of 20 test images between two single runs chosen on the test set shows nothing.
 # - Faults of data, index, pool and numbers do not show in accuracy. Test for them.

@@ -165,6 +165,8 @@ WRONG = {  # the sentence → what is asked; path is an empty folder
     "images are a tensor .n, channel, height, width.": lambda path: from_tensors(IMAGES[:, 0], LABELS),
     "labels run from 0 to 9, not 1 to 10": lambda path: train(model(), loader(IMAGES, LABELS + 1), loader(), CONFIG),
     "not torch.int32 with shape": lambda path: train(model(), loader(IMAGES, LABELS.int()), loader(), CONFIG),
+    "floats up to 255: divide them by 255": lambda path: train(model(), loader(IMAGES + 255), loader(), CONFIG),
+    "images are uint8 or floats, not torch.int64": lambda path: train(model(), loader(IMAGES.long()), loader(), CONFIG),
     "at least one training image": lambda path: train(model(), loader(IMAGES[:0], LABELS[:0]), loader(), CONFIG),
     "at least one validation image": lambda path: train(model(), loader(), [], CONFIG),
     "training needs validation images": lambda path: train(model(), loader(), config=CONFIG),

@@ -51,8 +51,9 @@ class MiraBest:
             download_url(MIRABEST_URL, str(archive.parent), archive.name)
         try:
             with tarfile.open(archive) as files:  # members are read, never extracted
-                members = {Path(member.name).name: files.extractfile(member) for member in files if member.isfile()}
-                batches = [ArraysOnly(members[name], encoding="latin1").load() for name in MIRABEST_BATCHES]
+                members = {Path(member.name).name: member for member in files}
+                contents = [files.extractfile(members[name]) for name in MIRABEST_BATCHES]
+                batches = [ArraysOnly(content, encoding="latin1").load() for content in contents if content]
             self.data = np.concatenate([np.asarray(b["data"], np.uint8).reshape(-1, 150, 150) for b in batches])
             self.targets = np.concatenate([np.asarray(batch["labels"], np.uint8) for batch in batches])
         except (tarfile.TarError, pickle.UnpicklingError, LookupError, ValueError, EOFError) as reason:
@@ -149,8 +150,8 @@ def fold(name: str, number: int, root: Path) -> Splits:
         raise DataError(f"{name} has {len(labels)} images, but {path.name} cuts {len(parts)}")
     test, validation = torch.isin(parts, torch.tensor([2 * number, 2 * number + 1])), parts == (2 * number + 2) % PARTS
     train = (parts >= 0) & ~test & ~validation
-    splits = (Split(images[mask], labels[mask]) for mask in (train, validation, test))
-    return Splits(*splits, f"{name}/fold{number}", origin, len(class_names), class_names)
+    cut = [Split(images[mask], labels[mask]) for mask in (train, validation, test)]
+    return Splits(cut[0], cut[1], cut[2], f"{name}/fold{number}", origin, len(class_names), class_names)
 
 
 LOADERS = {f"{name}/fold{number}": partial(fold, name, number) for name in SETS for number in range(FOLDS)}

@@ -69,7 +69,7 @@ def index_maps(
     """
     side, reach = round(seen.shape[1] ** 0.5), np.abs(seen).max()
     grid = seen.reshape(len(seen), side, side, 2)
-    panels = [-grid[..., 1], grid[..., 0]]  # rows grow downwards
+    panels = [list(-grid[..., 1]), list(grid[..., 0])]  # rows grow downwards
     titles = [f"pose {k}\n{name}" for k, name in zip(numbers or range(len(seen)), names, strict=True)]
     figure, axes = _maps(panels, ("row read", "column read"), titles, "offset (pixels)", (-reach, reach))
     for line, values in zip(axes, panels, strict=True):
@@ -85,7 +85,7 @@ def encodings(parts: Mapping[str, Float[ndarray, "pose row column"]], names: Seq
     """
     limits = tuple(limit(limit(values.flat) for values in parts.values()) for limit in (min, max))
     titles = [f"pose {pose}\n{name}" for pose, name in enumerate(names)]
-    figure, axes = _maps(list(parts.values()), list(parts), titles, "added to the score", limits)
+    figure, axes = _maps([list(values) for values in parts.values()], list(parts), titles, "added to the score", limits)
     for ax in axes.flat:
         center = (ax.images[0].get_array().shape[0] - 1) / 2
         ax.plot(center, center, "+", color="white", markersize=7)

@@ -1,6 +1,7 @@
 """The figures of the recap: attention on sentences and sequences, positions as waves, patches, a classifier."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -159,7 +160,7 @@ def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Fig
     maps = rearrange(unit @ unit.T, "(row column) (y x) -> row column y x", row=side, y=side)
     figure, axes = plt.subplots(side, side, figsize=(4.9, 4.5), layout="constrained", squeeze=False)
     for row, column in np.ndindex(side, side):
-        ax = axes[row, column]
+        ax: Any = axes[row, column]
         picture = ax.imshow(maps[row, column], cmap="viridis", vmin=-1, vmax=1)
         ax.plot(column, row, "o", markerfacecolor="none", markeredgecolor="white", markersize=4)
         ax.set(xticks=[], yticks=[])
@@ -180,8 +181,9 @@ def accuracy_by_angle(
     figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
     for name, accuracy in accuracies.items():
         low, high = np.array([wilson(rate, count) for rate in accuracy]).T
-        ax.plot(degrees, accuracy, **look(name), markersize=4, label=name)
-        ax.fill_between(degrees, low, high, color=look(name)["color"], alpha=0.2, linewidth=0)
+        color, marker = look(name)["color"], look(name)["marker"]
+        ax.plot(degrees, accuracy, color=color, marker=marker, markersize=4, label=name)
+        ax.fill_between(degrees, low, high, color=color, alpha=0.2, linewidth=0)
     ax.axhline(chance, color="#555555", linewidth=1, linestyle=":")
     ax.text(np.max(degrees), chance + 0.02, "chance", ha="right", fontsize=9)
     ticks = np.arange(np.min(degrees), np.max(degrees) + 1, 45)

@@ -6,6 +6,7 @@ Reversal: read digits, write them backwards. Pronouns: find the noun that the wo
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from e2vit.models.transformer import Encoder, Transformer, TransformerConfig
 
 START, END, PADDING = 10, 11, 12  # after the ten digits
+Network = TypeVar("Network", bound=nn.Module)
 Batch = tuple[Int64[Tensor, "batch source"], Int64[Tensor, "batch target"]]
 
 ANIMATE = ("animal", "dog", "cat", "horse", "child", "bird", "fox", "goat")
@@ -165,7 +167,7 @@ def train_pronouns(lesson: Lesson, seed: int = 0) -> tuple[PronounReader, list[f
     return model, _fit(model, losses(), lesson)
 
 
-def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _seeded(make: Callable[[], Network], seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()

@@ -27,7 +27,9 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     for color, cause in zip(SERIES, next(iter(rungs.values())), strict=False):
         width = 100 * np.array([max(rungs[group][cause][number], 0) for group, number in bars]) / whole
         drawn = ax.barh(range(len(bars)), width, left=left, color=color, label=cause, edgecolor="white")
-        ax.bar_label(drawn, [f"{value:.0f}" if value > 7 else "" for value in width], label_type="center")
+        ax.bar_label(
+            drawn, [f"{value:.0f}" if value > 7 else "" for value in width], label_type="center", color="white"
+        )
         left += width
     ax.set(xlabel="share of the squared error at 45° (%)", xlim=(0, 100))
     ax.set(yticks=range(len(bars)), yticklabels=[f"{group}, {layers[number]}" for group, number in bars])
@@ -36,7 +38,6 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     return figure
 
 
-@styled
 def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     """Draw for every turn: the turned image, the map of it, the turned map of the upright image, and their difference.
 
@@ -60,7 +61,6 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     return figure
 
 
-@styled
 def transposed(
     images: Float[ndarray, "image row column"],
     accuracies: Mapping[str, Mapping[str, tuple[float, float, float]]],
@@ -70,7 +70,7 @@ def transposed(
     accuracies: which digits → how they are read → accuracy, low, high (fractions).
     """
     figure = plt.figure(figsize=(8.0, 3.0), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1))
+    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1), squeeze=False)[0]
     axes, ax = left.subplots(2, len(images)), right.subplots()
     for row, way in enumerate(next(iter(accuracies.values()))):
         for panel, image in zip(axes[row], images, strict=True):
@@ -81,8 +81,9 @@ def transposed(
         x, reach = np.arange(len(accuracies)) + 0.4 * (row - 0.5), [rate - low, high - rate]
         bars = ax.bar(x, rate, 0.38, yerr=reach, capsize=3, color=SERIES[row], label=way, hatch=("", "//")[row])
         ax.bar_label(bars, fmt="%.1f", padding=2)
-    ax.set(xticks=range(len(accuracies)), xticklabels=list(accuracies), ylabel="accuracy (%)", ylim=(0, 125))
-    ax.legend(ncols=2, loc="upper center")
+    ax.set(xticks=range(len(accuracies)), ylabel="accuracy (%)", ylim=(0, 125))
+    ax.set_xticklabels([name.replace(" ", "\n") for name in accuracies])
+    ax.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
     return figure
 
 
@@ -118,8 +119,8 @@ def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int
         rule = np.array([holds for _, holds in of_size.values()])
         ax.plot(sides, values, color=color, linewidth=0.8, alpha=0.6)
         for where, face, word in ((rule, color, "holds"), (~rule, "white", "fails")):
-            style = {"color": color, "markerfacecolor": face, "label": f"{name}, the rule {word}"}
-            ax.plot(sides[where], values[where], marker, **style)
+            label = f"{name}, the rule {word}"
+            ax.plot(sides[where], values[where], marker, color=color, markerfacecolor=face, label=label)
     ax.axvline(named, color="gray", linestyle=":", linewidth=1)
     _with_rounding(ax)
     ax.set(xlabel="side of the image (pixels)", ylabel="change of the logits (relative)", xticks=sides)

@@ -73,6 +73,8 @@ def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, An
         _ticks(ax, sorted({100 * row["fraction"] for row in rows}))
         ax.legend(fontsize=9)
         ax.grid(alpha=0.3)
+    axes[1].set_ylim(top=1.3 * axes[1].get_ylim()[1])  # room for the legend
+    axes[1].legend(fontsize=9, loc="upper left")
     return figure
 
 
@@ -170,13 +172,15 @@ def attention_networks(
         for k, values in enumerate(of_name):
             label = name if k == 0 else None
             axes[0].plot(np.arange(1, len(values) + 1), 100 * values, **look(name), markersize=4, label=label)
+    if not curves:
+        figure.text(0.5, 0.5, "no finished run yet", ha="center")
+        for ax in axes:
+            ax.axis("off")
+        return figure
     axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes[0].grid(alpha=0.3)
-    if curves:
-        axes[0].legend(fontsize=8, loc="lower right")
-        interval_rows(axes[1], list(summaries), list(summaries.values()))
-    else:
-        axes[0].text(0.5, 0.5, "no finished run yet", ha="center", transform=axes[0].transAxes)
+    axes[0].legend(fontsize=9, loc="lower right")
+    interval_rows(axes[1], list(summaries), list(summaries.values()))
     axes[1].set(xlabel="test accuracy (%)")
     return figure
 
@@ -184,7 +188,8 @@ def attention_networks(
 def _line(ax: Axes, x: Sequence[float], y: Float[ndarray, "point 3"], name: str, dashes: str, label: str = "") -> None:
     """A line with intervals; y: middle, low, high."""
     reach = [np.maximum(y[:, 0] - y[:, 1], 0), np.maximum(y[:, 2] - y[:, 0], 0)]
-    ax.errorbar(x, y[:, 0], yerr=reach, **look(name), linestyle=dashes, capsize=2, label=label or name)
+    color, marker = look(name)["color"], look(name)["marker"]
+    ax.errorbar(x, y[:, 0], reach, None, marker, color=color, linestyle=dashes, capsize=2, label=label or name)
 
 
 def _ticks(ax: Axes, places: Sequence[float]) -> None:

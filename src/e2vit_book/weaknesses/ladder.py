@@ -6,6 +6,7 @@ should turn with the image. Angles are in degrees, counter-clockwise.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +17,7 @@ from e2vit.groups import FiniteGroup
 from e2vit.layers import LocalGroupSelfAttention
 
 LAYERS = ("lifting layer", "group layer")
+WINDOW = 5  # pixels
 
 
 @dataclass(frozen=True)
@@ -39,11 +41,11 @@ LADDER = {  # on the inner disc each rung removes one more cause
 }
 
 
-def two_layers(group: FiniteGroup, window_shape: str = "square", window: int = 5, seed: int = 0) -> nn.Sequential:
+def two_layers(group: FiniteGroup, window_shape: str = "square", seed: int = 0) -> nn.Sequential:
     """Build a lifting and a group layer, four channels each, weights from the seed; in double precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        common = dict(heads=1, head_dim=4, window=window, window_shape=window_shape)
+        common: dict[str, Any] = dict(heads=1, head_dim=4, window=WINDOW, window_shape=window_shape)
         layers = (
             nn.Sequential(
                 LocalGroupSelfAttention(group, 1, out_channels=4, lifting=True, **common),
@@ -120,7 +122,7 @@ def layer_errors(
         for k, angle in enumerate(degrees):
             for number, found in enumerate(maps(layers, turn(x, float(angle), setting.resample))):
                 expected = turn(upright[number], float(angle), setting.resample)
-                margin = (number + 1) * (layers[0].window // 2) + 1.5  # every window stays in the picture
+                margin = (number + 1) * (WINDOW // 2) + 1.5  # every window stays in the picture
                 counts = inner_disc(side, margin) if setting.masked else whole
                 error = ((found - expected).square() * counts).sum((0, 2, 3))
                 reference = upright[number][..., whole]

@@ -112,7 +112,7 @@ def difference(first: Records, second: Records) -> Difference:
         counts = [side[0]["test"]["count"] for side in (first, second)]
         kind, squares = "images", [p * (1 - p) / count for p, count in zip(means, counts, strict=True)]
         reach, power = norm.ppf(0.975), norm.ppf(POWER)
-    error = 100 * math.sqrt(sum(squares))
+    error, reach, power = 100 * math.sqrt(sum(squares)), float(reach), float(power)
     return Difference(points, points - reach * error, points + reach * error, (reach + power) * error, kind)
 
 
@@ -163,7 +163,7 @@ def efficiency(found: Records) -> list[dict[str, Any]]:
     """A row for each network and share of the training images: network, fraction, images, updates, summary."""
     return [
         {
-            "network": CONVOLUTIONAL[experiment.network],
+            "network": CONVOLUTIONAL[str(experiment.network)],
             "fraction": experiment.fraction,
             "images": of_one[0]["training_images"],
             "records": of_one,
@@ -205,7 +205,7 @@ def power_law(x: Collection[float], y: Collection[float]) -> tuple[float, float,
     """Fit the exponent b of y = a·x^b, with its 95 % interval, by least squares in the logarithms."""
     if len(x) < 3:
         raise ValueError(f"an exponent with its interval takes at least 3 sizes, not {len(x)}")
-    fit = linregress(np.log(x), np.log(y))
+    fit: Any = linregress(np.log(np.asarray(x)), np.log(np.asarray(y)))
     reach = t.ppf(0.975, len(x) - 2) * fit.stderr
     return float(fit.slope), float(fit.slope - reach), float(fit.slope + reach)
 
@@ -221,7 +221,7 @@ def selection(found: Records) -> list[dict[str, Any]]:
         for record in of_one:
             validation, test = ([entry[key] for entry in record["curve"]] for key in ("accuracy", "watched"))
             chosen, best = test[int(np.argmax(validation))], max(test)
-            rows.append({"network": CONVOLUTIONAL[experiment.network], "seed": record["seed"], "record": record})
+            rows.append({"network": CONVOLUTIONAL[str(experiment.network)], "seed": record["seed"], "record": record})
             rows[-1] |= {"chosen": chosen, "best": best, "last": test[-1], "optimism": 100 * (best - chosen)}
     return rows
 

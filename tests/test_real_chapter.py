@@ -1,0 +1,104 @@
+"""The chapter on real images: what it computes from records, what it says, and what it draws."""
+
+import pytest
+import torch
+from scipy import stats
+
+from e2vit.actions import act
+from e2vit.data import as_float
+from e2vit.experiments import records
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.real import CHOSEN
+from e2vit.groups import dihedral
+from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
+from e2vit_book.real import figures, measure
+
+SHAPE = {"image_size": 64, "in_channels": 1, "classes": 2}
+
+
+def test_paired_differences_have_students_interval():
+    differences = [0.02, 0.05, -0.01, 0.04, 0.03]
+    found = measure.paired(differences)
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(0.026) and (found.low, found.high) == pytest.approx((low, high))
+    assert found.detectable > found.mean - found.low, "to be shown with 80 % takes more than the half-width"
+
+
+def test_the_verdict_says_what_the_interval_allows(monkeypatch):
+    known = {
+        ("mirabest", 0.1): measure.Difference(0.08, 0.03, 0.13, 5, 0.06),
+        ("rsscn7", 0.1): measure.Difference(-0.08, -0.13, -0.03, 5, 0.06),
+        ("mirabest", 1.0): measure.Difference(0.01, -0.02, 0.04, 5, 0.04),
+    }
+    monkeypatch.setattr(measure, "difference", lambda data, share, *a: known.get((data, share)))
+    first, second = measure.verdict().split(". With all")
+    assert "the hybrid over D4 is better than the plain ViT on galaxies (+8.0 [+3.0, +13.0] points)" in first
+    assert "the plain ViT is better than the hybrid over D4 on land" in first
+    assert "a difference on galaxies is not shown" in second and "5 folds show 4.0 points" in second
+    assert "for land there are not enough records yet" in second
+
+
+def test_pairs_are_matched_by_fold(monkeypatch):
+    accuracies = {"hybrid-d4": {0: 0.9, 1: 0.7, 2: 0.8, 4: 0.1}, "vit": {2: 0.7, 1: 0.6, 0: 0.8, 3: 0.0}}
+
+    def runs(data, network, augment, fraction):
+        return [{"seed": k, "test": {"accuracy": value}} for k, value in accuracies[network].items()]
+
+    monkeypatch.setattr(measure, "_runs", runs)
+    found = measure.difference("mirabest", 1.0)
+    assert found.folds == 3 and found.mean == pytest.approx(0.1) and found.high - found.low < 1e-9
+    accuracies["vit"].pop(0)
+    assert measure.difference("mirabest", 1.0) is None
+
+
+def test_drawn_galaxies_are_the_same_again_and_differ_between_classes():
+    galaxies = measure.drawn_galaxies(40, seed=3)
+    assert torch.equal(galaxies.images, measure.drawn_galaxies(40, seed=3).images)
+    assert galaxies.images.shape == (40, 1, 64, 64) and galaxies.labels.bincount().tolist() == [20, 20]
+    center = as_float(galaxies.images)[:, 0, 29:35, 29:35].mean((1, 2))
+    assert center[galaxies.labels == 0].mean() > 2 * center[galaxies.labels == 1].mean(), "FR I is bright at the core"
+
+
+@pytest.mark.parametrize(("turn", "place"), [(1, (3, 4)), (5, (0, 6))])
+def test_the_hybrids_attention_turns_with_the_image_and_the_vits_does_not(turn, place):
+    galaxy = as_float(measure.drawn_galaxies(1).images[0])
+    torch.manual_seed(0)
+    hybrid = HybridViT(
+        HybridViTConfig(group=dihedral(4), stem=(2, 2, 2, 4), width=8, heads=2, attention="within_pose", **SHAPE)
+    )
+    before, after = measure.attention_before_and_after(hybrid.eval(), galaxy, place, turn)
+    assert torch.allclose(act(dihedral(4), turn, before[None, None])[0, 0], after, atol=1e-5)
+    before, after = measure.attention_before_and_after(
+        ViT(ViTConfig(patch_size=8, **SHAPE)).eval(), galaxy, place, turn
+    )
+    assert (act(dihedral(4), turn, before[None, None])[0, 0] - after).abs().max() > 1e-4
+
+
+def test_figures_are_drawn_with_and_without_records():
+    assert figures.by_share({"galaxies": {}, "land": {}}).axes
+    summary = measure.Summary(0.8, 0.7, 0.9, 5, 157, "seeds")
+    panels = figures.by_share({"galaxies": {"hybrid": {0.1: summary, 1.0: summary}}, "land": {}})
+    assert panels.axes[0].get_ylabel() == "test accuracy (%)"
+    assert figures.paired_differences({"a": None}).axes
+    rows = figures.paired_differences({"a": measure.Difference(0.1, 0.05, 0.15, 5, 0.07), "b": None})
+    assert [label.get_text() for label in rows.axes[0].get_yticklabels()] == ["a"]
+
+
+def test_each_run_has_a_fold_and_each_network_the_same_trials():
+    entries = [entry for name, entry in EXPERIMENTS.items() if name.startswith("real/")]
+    assert all(entry.seeds == 5 and entry.data.endswith("/fold{seed}") for entry in entries)
+    trials: dict[str, set] = {}
+    for name, entry in EXPERIMENTS.items():
+        if name.startswith("real_recipe/"):
+            trials.setdefault(entry.network, set()).add(entry.training.learning_rate)
+    assert len(trials) == 5 and len({frozenset(rates) for rates in trials.values()}) == 1
+    rates = trials["vit"]
+    assert all(entry.training.learning_rate in rates for entry in entries if entry.network != "vit-views")
+
+
+def test_the_chosen_rate_is_the_best_of_the_trials_on_validation():
+    for network, rate in CHOSEN.items():
+        found = records.find("real_recipe/", network=network)
+        if found:  # the hybrid over D8 had no trials of its own
+            best = max(found, key=lambda record: record["validation"]["accuracy"])
+            assert best["configuration"]["training"]["learning_rate"] == rate
