@@ -26,7 +26,7 @@ import torch
 from e2vit.actions import act
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
-from e2vit.experiments import default_mode, records, run
+from e2vit.experiments import default_mode, run, seeds_present
 from e2vit.groups import cayley_index, gevit_index, gsa_index
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit_book.exercise import Exercise
@@ -51,11 +51,11 @@ wanted = {
     "ViT": ("rotmnist/vit",),
     "hybrid": ("rotmnist/hybrid-c4", "ablation/hybrid-c4", "digits/hybrid-c4"),
 }
-if mode == "report" and records.find("rotmnist/gevit-c4", fraction=1.0):
-    wanted["GE-ViT"] = ("rotmnist/gevit-c4",)
+if mode == "report" and seeds_present("attention/gevit"):
+    wanted["GE-ViT"] = ("attention/gevit",)
 runs, rows = {}, []
 for label, options in wanted.items():
-    there = [name for name in options if mode != "report" or records.find(name)]
+    there = [name for name in options if mode != "report" or seeds_present(name)]
     how = mode if there else "quick"
     runs[label] = run((there or options)[0], how)
     record = runs[label].record

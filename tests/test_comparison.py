@@ -114,6 +114,13 @@ def test_the_cost_of_every_hybrid_can_be_counted(name):
     assert 1e6 < hybrid.multiply_adds(EXPERIMENTS[name]) < 1e9
 
 
+def test_every_network_of_a_figure_has_a_name_of_its_own():
+    whole = [e for name, e in EXPERIMENTS.items() if name.startswith("rotmnist/") and e.fraction == 1]
+    names = [hybrid.title(experiment) for experiment in whole]
+    assert len(set(names)) == len(names)
+    assert hybrid.title(EXPERIMENTS["rotmnist/hybrid-c4"]) == "hybrid, C4"
+
+
 def test_the_spread_between_seeds_is_pooled_over_experiments():
     accuracies = {"rotmnist/hybrid-c4": [0.9, 0.92], "rotmnist/vit": [0.8, 0.84], "rotmnist/gcnn-p4cnn": [0.5]}
     groups = {
@@ -160,6 +167,7 @@ def test_every_figure_is_a_figure():
         post_hoc.six_or_nine(pictures, p, {"mean": p[0], "product": p[0]}),
         post_hoc.shifts([1, 2], {"a": [0.1, 0.2]}),
         post_hoc.calibration({"a": logits, "b": 100 * logits}, torch.zeros(60, dtype=torch.int64)),
+        hybrid_figures.results({"hybrid, C4": one, "ViT": one}),
         hybrid_figures.counts({"hybrid": 10.0, "GE-ViT": 1000.0}),
         hybrid_figures.exactness({"hybrid": {"stem": 0.0}, "b": {"stem": 1e-3}}),
         hybrid_figures.turned_filters({"fitted": pictures, "nearest": pictures}, range(8)),

@@ -32,7 +32,7 @@ def png_uri(pixels: UInt8[ndarray, "row column"] | UInt8[ndarray, "row column co
     return _uri(file)
 
 
-def figure_uri(figure: Figure, dpi: float = 80) -> str:
+def figure_uri(figure: Figure, dpi: float = 110) -> str:
     """Encode a figure as a data address and close it, because a notebook would show it once more."""
     file = BytesIO(_compact_png(figure, dpi=dpi))
     plt.close(figure)

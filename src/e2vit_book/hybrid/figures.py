@@ -11,7 +11,17 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy import ndarray
 
 from e2vit.experiments.records import Summary
-from e2vit_book.style import SERIES, WIDTH, error_axis, look, styled
+from e2vit_book.style import SERIES, WIDTH, error_axis, interval_rows, look, styled
+
+
+@styled
+def results(summaries: Mapping[str, Summary]) -> Figure:
+    """Test accuracy (%) of each network with its 95 % interval, the best on top."""
+    ordered = dict(sorted(summaries.items(), key=lambda item: -item[1].mean))
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.8 + 0.42 * len(ordered)), layout="constrained")
+    interval_rows(ax, list(ordered), list(ordered.values()))
+    ax.set_xlabel("test accuracy (%)")
+    return figure
 
 
 @styled

@@ -27,6 +27,7 @@ FAMILIES = {  # how the name of a network begins → the name of its kind in the
     "gevit": "GE-ViT",
     "gsa": "GSA-Net",
     "corrected": "Cayley table",
+    "cayley": "Cayley table",
     "attention-z2": "attention without a group",
 }
 
@@ -91,6 +92,20 @@ def family(experiment: Experiment) -> str:
     return next((FAMILIES[key] for key in FAMILIES if network.startswith(key)), network)
 
 
+def title(experiment: Experiment) -> str:
+    """The name of an experiment in a figure: its family, then what sets it apart within the family."""
+    details, network = [family(experiment)], experiment.network or ""
+    group = getattr(experiment.model, "group", None)
+    if group is not None and group.order > 1:
+        details.append(group.name)
+    details += [word for word in ("patches", "wide", "large", "modern") if word in network]
+    return ", ".join(details + ([] if _augmented(experiment) else ["not augmented"]))
+
+
+def _augmented(experiment: Experiment) -> bool:
+    return getattr(experiment.training, "augment", "none") != "none"
+
+
 def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[str, Any]]:
     """Family, fraction, test summary, millions of multiplications and augmentation of every experiment."""
     return [
@@ -99,7 +114,7 @@ def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[s
             "fraction": experiment.fraction,
             "summary": records.summarize(of_experiment),
             "millions": multiply_adds(experiment) / 1e6,
-            "augmented": getattr(experiment.training, "augment", "none") != "none",
+            "augmented": _augmented(experiment),
         }
         for experiment, of_experiment in by_experiment.items()
     ]
