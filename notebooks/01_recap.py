@@ -13,13 +13,16 @@
 # %% [markdown]
 # # Recap on vision transformers
 #
-# This chapter builds the plain vision transformer from its parts.
-# Each part comes as a formula, then as the lines that compute it, then as a picture.
-# At the end we turn the input and watch the model fail. That failure is what the rest of the book is about.
+# **How does a vision transformer classify an image, and what happens when the image turns?**
 #
-# You need to know PyTorch. You need no group theory yet.
+# It cuts the image into patches, makes a token of each, adds a learned position, and mixes the tokens by attention, a
+# weighted sum whose weights are computed from the tokens. Nothing in it relates a digit to the turned digit.
+# Trained on upright digits it fails on turned ones; trained on turned digits it is right more often, but its answer still
+# changes with the angle.
+#
+# Each part comes as a formula, as the lines that compute it, and as a picture. You need PyTorch, and no group theory yet.
 
-# %%
+# %% tags=["hide-input"]
 import math
 
 import numpy as np
@@ -28,39 +31,25 @@ import torch.nn.functional as F
 from e2vit import metrics
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
-from e2vit.experiments import default_mode, run
+from e2vit.experiments import default_mode, records, run
 from e2vit.models import TransformerConfig, ViT
 from e2vit.models.transformer import (
     MultiHeadAttention,
     shift_matrix,
     sinusoidal_positions,
 )
-from e2vit_book.recap import diagrams
+from e2vit_book.drawing import drawing
+from e2vit_book.exercise import Exercise
 from e2vit_book.recap import figures as recap
-from e2vit_book.recap import tasks as sequences
+from e2vit_book.recap import tasks
 from e2vit_book.recap.tasks import Lesson
 from einops import rearrange
+from IPython.display import Markdown
 from torch import nn
 
-# %% tags=["parameters"]
+# %% tags=["parameters", "hide-input"]
 mode = default_mode()  # "quick" | "report" | "train"
 
-# %% [markdown]
-# ## Deeper: the original transformer
-#
-# The transformer was made for translation ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762)).
-# It has two columns. The *encoder* reads a sentence. The *decoder* writes another one, word by word.
-#
-# A *token* is a vector that stands for one word. Both columns pass tokens upwards through the same few parts:
-#
-# - **Self-attention** lets every token read from all tokens of its own sequence.
-# - **Masked self-attention** does the same, but a token sees only what was written before it.
-# - **Cross-attention** lets the decoder read from the encoder.
-# - An **MLP** works on each token alone.
-# - Around each part goes a shortcut: the input is added to the output, and the sum is normalized.
-
-# %% mystnb={"figure": {"name": "fig-encoder-decoder", "caption": "The original transformer. Tokens move upwards. The encoder (left) reads; the decoder (right) writes. Only cross-attention joins the two: its queries come from the decoder, its keys and values from the encoder."}, "image": {"alt": "Two columns of boxes. Left, the encoder with self-attention and MLP. Right, the decoder with masked self-attention, cross-attention and MLP. An arrow leads from the encoder into the cross-attention."}}
-diagrams.encoder_decoder(depth=6)
 # %% [markdown]
 # ## Attention is a weighted sum
 #
@@ -70,29 +59,28 @@ diagrams.encoder_decoder(depth=6)
 #
 # > The animal did not cross the street because **it** was wide.
 #
-# One word at the end decides. A network that encodes *it* has to look at the other words, and at some more than at
-# others. Attention does just that. Each word is a vector, called a *token*. The new vector of a token $i$ is a weighted sum
-# over all tokens $j$:
+# The last word decides. A network that encodes *it* has to use the other words, some more than others. In attention each
+# word is a vector, called a *token*, and the new vector of token $i$ is a weighted sum over all tokens $j$:
 #
 # $$\text{new}_i = \sum_j a_{ij}\, v_j, \qquad a_{ij} \ge 0, \qquad \sum_j a_{ij} = 1 .$$
 #
-# The weights $a_{ij}$ are not fixed. They are computed from the sentence. Each token gives a *query* (what it looks for), a *key*
-# (what it offers) and a *value* $v_j$ (what it passes on). The dot product of a query with a key is a *score*. A softmax over
-# the keys makes the scores of a token into weights.
+# The weights $a_{ij}$ are computed from the sentence. Three learned linear maps make of each token a *query*, a *key* and a
+# *value* $v_j$. The dot product of a query with a key is a *score*, and a softmax over the keys makes the scores of a token
+# into weights.
 #
-# We train a toy to see this: a small network that turns *it* into the noun that is meant.
-# Its language has eight living beings, eight places, and eight properties: four fit the former, four the latter. The values $v_j$ are the plain word vectors, so the weights alone carry the answer.
-# A quarter of all pairs of nouns is never shown in training. We test on these.
+# A toy network shows it: it is trained to turn *it* into the noun that is meant. Its language has eight living beings,
+# eight places, and eight properties: four fit the former, four the latter. The values $v_j$ are the plain word vectors, so
+# the weights alone carry the answer. A quarter of all pairs of nouns is held out for the test.
 
 # %%
-untrained, _ = sequences.train_pronouns(Lesson(steps=0))
+untrained, _ = tasks.train_pronouns(Lesson(steps=0))
 lesson = Lesson(steps=100 if mode == "quick" else 300, batch_size=64)
-reader, curve = sequences.train_pronouns(lesson)
-unseen = sequences.sentences(held_out=True)
+reader, curve = tasks.train_pronouns(lesson)
+unseen = tasks.sentences(held_out=True)
 right = reader(unseen.words, unseen.it).argmax(-1) == unseen.noun
-print(f"right on {right.float().mean():.1%} of {len(right)} unseen sentences")
+Markdown(f"Right on {right.float().mean():.1%} of {len(right)} held-out sentences.")
 
-# %% mystnb={"figure": {"name": "fig-pronoun", "caption": "The weights of the sum that becomes the new vector of *it* (framed), in a toy network trained in the cell above. Before training, the weight is spread over all words. After training, nearly all of it lies on the noun that is meant, in whichever order the words stand. One changed word moves it to the other noun."}, "image": {"alt": "Four sentences. Each word is shaded by its attention weight. Before training all shades are pale; after training the noun that is meant is dark."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-pronoun", "caption": "The weights of the sum that becomes the new vector of *it* (framed), in the toy network trained above. Before training the weight is spread over all words; after training nearly all of it lies on the noun that is meant. One changed word moves it to the other noun."}, "image": {"alt": "Four sentences. Each word is shaded by its attention weight. Before training all shades are pale; after training the noun that is meant is dark."}}
 texts = [
     "the animal did not cross the street because it was tired",
     "the animal did not cross the street because it was tired",
@@ -104,72 +92,41 @@ names = ["before training"] + ["after training"] * 3
 places = [text.split().index("it") for text in texts]
 weights = []
 for text, name, place in zip(texts, names, places, strict=True):
-    words = sequences.to_numbers(text)[None]
+    words = tasks.to_numbers(text)[None]
     weight = networks[name].weights(words, it=torch.tensor([place]))
     weights.append(weight[0].detach().numpy())
 recap.shaded_sentences([text.split() for text in texts], weights, places, names)
 # %% [markdown]
-# This toy is built so that the weights *are* the explanation.
-# In a large network many layers mix their tokens, and the weights of one layer are a hint at most.
+# In this toy the weights *are* the explanation. In a large network many layers mix their tokens, and the weights of one
+# layer are a hint at most.
+#
+# ## Scaled dot-product attention, in several heads
+
+# %% tags=["hide-input"]
+drawing(
+    "attention",
+    "Left: scaled dot-product attention. Right: multi-head attention, which computes "
+    "it several "
+    "times side by side on shorter queries, keys and values.",
+)
 
 # %% [markdown]
-# ## Deeper: scaled dot-product attention
+# All tokens at once, with $d$ the length of a key:
 #
-# Where do the weights come from? Each token makes three vectors, by three learned linear maps:
+# $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right) V .$$
 #
-# - a **query** $q$: what it looks for,
-# - a **key** $k$: what it offers,
-# - a **value** $v$: what it gives when it is chosen.
+# One softmax gives one set of weights. So each *head* $i$ has its own, shorter queries, keys and values, and a last
+# linear map joins the results:
 #
-# A query is compared with every key by a dot product. The softmax makes the scores positive with sum 1:
+# $$\begin{aligned}
+# \operatorname{head}_i &= \operatorname{attention}(X W^Q_i,\; X W^K_i,\; X W^V_i),\\
+# \operatorname{multihead}(X) &= [\operatorname{head}_1, \operatorname{head}_2, \dots]\, W^O .
+# \end{aligned}$$
 #
-# $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right) V ,$$
-#
-# with $d$ the length of a key. In code, checked against torch's own:
+# In code, with the weights of torch's own layer, so that the results can be compared:
 
 # %%
 generator = torch.Generator().manual_seed(0)
-q = torch.randn(5, 8, generator=generator)  # 5 queries
-k = torch.randn(7, 8, generator=generator)  # 7 keys
-v = torch.randn(7, 3, generator=generator)  # a value for each key
-
-scores = q @ k.T / math.sqrt(q.shape[-1])
-weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
-mixed = weights @ v
-
-theirs = F.scaled_dot_product_attention(q[None], k[None], v[None])[0]
-difference = (mixed - theirs).abs().max()
-print(f"a row of weights adds up to {weights.sum(-1)[0]:.3f}")
-print(f"same as torch: {difference < 1e-6}")
-assert difference < 1e-6
-
-# %% [markdown]
-# Why divide by $\sqrt{d}$? The dot product of two random vectors grows with their length.
-# Large scores make the softmax pick one key and ignore the rest, and then almost no gradient flows.
-# The division keeps the scores at size 1:
-
-# %%
-for d in (16, 64, 256):
-    a, b = torch.randn(2, 10_000, d, generator=generator)
-    products = (a * b).sum(-1)
-    print(
-        f"d = {d:3}: standard deviation of the dot products {products.std():4.1f}, "
-        f"divided by √d {products.std() / math.sqrt(d):.1f}"
-    )
-
-# %% [markdown]
-# ## Deeper: several heads
-#
-# One softmax can look at one kind of thing. So attention is done several times side by side.
-# Each *head* $i$ has its own shorter queries, keys and values; a last linear map joins the results:
-#
-# $$\operatorname{head}_i = \operatorname{attention}(X W^Q_i,\; X W^K_i,\; X W^V_i),$$
-#
-# $$\operatorname{multihead}(X) = [\operatorname{head}_1, \operatorname{head}_2, \dots]\, W^O .$$
-#
-# Ten lines again. The weights are taken from torch's own layer, so that the results can be compared.
-
-# %%
 theirs = nn.MultiheadAttention(embed_dim=12, num_heads=3, batch_first=True)
 x = torch.randn(2, 6, 12, generator=generator)  # 2 sequences, 6 tokens, 12 features
 
@@ -177,98 +134,115 @@ projected = x @ theirs.in_proj_weight.T + theirs.in_proj_bias
 q, k, v = rearrange(
     projected, "batch token (p head d) -> p batch head token d", p=3, head=3
 )
-weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+weights = scores.exp() / scores.exp().sum(-1, keepdim=True)
 heads = rearrange(weights @ v, "batch head token d -> batch token (head d)")
 ours = theirs.out_proj(heads)
 
-difference = (ours - theirs(x, x, x)[0]).abs().max()
-print(f"same as torch: {difference < 1e-6}")
-assert difference < 1e-6
+assert torch.allclose(ours, theirs(x, x, x)[0], atol=1e-6)
+
+# %% [markdown]
+# ## Deeper: why divide by √d?
+#
+# The dot product of two random vectors grows with their length. Large scores make the softmax nearly one-hot, and then its
+# gradient is nearly zero. The division keeps the standard deviation of the scores at 1:
+
+# %%
+spread = {}
+for d in (16, 64, 256):
+    a, b = torch.randn(2, 10_000, d, generator=generator)
+    spread[d] = (a * b).sum(-1).std().item()
+Markdown(
+    "Standard deviation of the dot products, and divided by √d: "
+    + ", ".join(f"{s:.1f} and {s / d**0.5:.2f} for d = {d}" for d, s in spread.items())
+    + "."
+)
 
 # %% [markdown]
 # ## Where is a token?
 #
-# A sum does not know the order of its terms. Mix up the tokens, and attention returns the same vectors, mixed up:
+# A sum does not depend on the order of its terms. Mix up the tokens, and attention returns the same vectors, mixed up:
 
 # %%
 layer = MultiHeadAttention(width=12, heads=3)
-x = torch.randn(2, 6, 12, generator=generator)  # 2 sequences, 6 tokens, 12 features
 order = torch.tensor([3, 0, 5, 1, 4, 2])
-difference = (layer(x[:, order], x[:, order]) - layer(x, x)[:, order]).abs().max()
-print(f"attention of mixed tokens = mixed attention of tokens: {difference < 1e-6}")
-assert difference < 1e-6
+mixed = layer(x[:, order], x[:, order])
+assert torch.allclose(mixed, layer(x, x)[:, order], atol=1e-6)
 
 # %% [markdown]
-# That is a symmetry, and the next chapter makes much of it. For a sentence it is a defect: order carries meaning.
-# The cure is to add to each token a vector that tells its place, a *positional encoding*.
+# That is a symmetry, the subject of the next chapter. For a sentence it is a defect, because order carries meaning.
+# So a vector that depends on the place is added to each token, a *positional encoding*.
 # The original transformer uses waves. Place $t$ becomes
 #
-# $$p_t = \big(\sin \omega_0 t,\; \cos \omega_0 t,\; \sin \omega_1 t,\; \cos \omega_1 t,\; \dots\big),
-# \qquad \omega_i = 10000^{-2i/d} .$$
-#
-# The first features turn fast and tell neighbors apart. The last ones turn slowly and tell near from far.
+# $$\begin{gathered}
+# p_t = \big(\sin \omega_0 t,\; \cos \omega_0 t,\; \sin \omega_1 t,\; \cos \omega_1 t,\; \dots\big), \\
+# \omega_i = 10000^{-2i/d} .
+# \end{gathered}$$
 
-# %% mystnb={"figure": {"name": "fig-sinusoids", "caption": "Sinusoidal positional encodings, 32 features for 60 places. Left: each row is the vector of one place. Right: four of the columns, from a fast wave to one that hardly bends."}, "image": {"alt": "Left, a color map of the encoding, striped finely on the left and coarsely on the right. Right, four waves of growing wavelength."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-sinusoids", "caption": "Sinusoidal positional encodings, 32 features for 60 places. Left: each row is the vector of one place. Right: four of the columns. Fast waves tell neighbors apart, slow ones near from far."}, "image": {"alt": "Left, a color map of the encoding, striped finely on the left and coarsely on the right. Right, four waves of growing wavelength."}}
 positions = sinusoidal_positions(length=60, d=32)
 recap.sinusoids(positions.numpy())
 # %% [markdown]
-# These waves have a property that we shall meet again. To move by $s$ places is to multiply by a matrix, the same one at
-# every place:
+# To move by $s$ places is to multiply by one matrix, the same at every place:
 #
-# $$p_{t+s} = M_s\, p_t \quad \text{for all } t, \qquad
-# M_s = \begin{pmatrix} R(\omega_0 s) & & \\ & R(\omega_1 s) & \\ & & \ddots \end{pmatrix} .$$
+# $$\begin{gathered}
+# p_{t+s} = M_s\, p_t \quad \text{for all } t, \\
+# M_s = \begin{pmatrix} R(\omega_0 s) & & \\ & R(\omega_1 s) & \\ & & \ddots \end{pmatrix} ,
+# \end{gathered}$$
 #
-# Each $R$ turns one pair (sine, cosine) by its own angle. This is the addition theorem of sine and cosine.
-# Two consequences: the matrices of two shifts multiply to the matrix of both, and the dot product of two
-# encodings depends on their distance alone.
+# where $R$ turns a pair (sine, cosine) by an angle, by the addition theorem of sine and cosine. So
+# the matrices of two shifts multiply to the matrix of both, and the dot product of two encodings depends on their
+# distance alone.
 
 # %%
 three = shift_matrix(places=3, d=32)
-errors = {
-    "p[t+3] = M p[t]": positions[3:] - positions[:-3] @ three.T,
-    "M(3) M(4) = M(7)": three @ shift_matrix(4, 32) - shift_matrix(7, 32),
-    "p[t]·p[t+3] is the same for all t": (positions[3:] * positions[:-3])
-    .sum(-1)
-    .diff(),
-}
-for claim, error in errors.items():
-    print(f"{claim:35} holds to 1e-12: {error.abs().max() < 1e-12}")
-    assert error.abs().max() < 1e-12
+products = (positions[3:] * positions[:-3]).sum(-1)
+assert (positions[3:] - positions[:-3] @ three.T).abs().max() < 1e-12
+assert (three @ shift_matrix(4, 32) - shift_matrix(7, 32)).abs().max() < 1e-12
+assert products.diff().abs().max() < 1e-12
 
-# %% mystnb={"figure": {"name": "fig-shift", "caption": "A shift by three places, seen in three of the sixteen pairs (sine, cosine). Both points of a circle turn by the same angle; the slower the wave, the smaller the angle. A shift of the sequence acts on its encoding as a rotation."}, "image": {"alt": "Three circles, each with two points before and two points after the shift, joined by arrows along the circle. The arrows become shorter from left to right."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-shift", "caption": "A shift by three places in three of the sixteen pairs (sine, cosine). Both points of a circle turn by the same angle; the slower the wave, the smaller the angle."}, "image": {"alt": "Three circles, each with two points before and two points after the shift, joined by arrows along the circle. The arrows become shorter from left to right."}}
 some = torch.tensor([0, 6])
 before, after = positions[some].numpy(), positions[some + 3].numpy()
 recap.shift_as_rotation(before, after, pairs=[1, 3, 5])
 # %% [markdown]
-# A *group* is nothing more than this: moves that can be composed and undone, here the shifts.
-# A *representation* writes each move as a matrix, so that composing moves is multiplying matrices, here $M_s$.
+# Moves that can be composed and undone, here the shifts, form a *group*. A *representation* writes each move as a matrix,
+# here $M_s$, so that composing moves is multiplying matrices.
+#
+# ## Deeper: the original transformer
+#
+# The transformer was made for translation ([Vaswani et al., 2017](https://arxiv.org/abs/1706.03762)).
+# Its *encoder* reads a sentence, its *decoder* writes another one, word by word.
+
+# %% tags=["hide-input"]
+drawing(
+    "transformer",
+    "The original transformer, from bottom to top. Cross-attention joins the two "
+    "columns: its queries come "
+    "from the decoder, its keys and values from the encoder. In masked "
+    "self-attention a token reads only what "
+    "was written before it. Around each part the input is added to the output.",
+)
 
 # %% [markdown]
-# ## Deeper: the transformer at work
-#
-# Now all parts together, on a task small enough for one processor core: read a sequence of digits, write it backwards.
-# Sequences have three to eight digits. Short ones are filled up with padding, which a mask hides.
-# A tenth of all sequences is set aside and never shown in training. We test on these.
+# All parts together, on a task small enough for one processor core: read a sequence of three to eight digits, write it
+# backwards. Short sequences are padded, and a mask hides the padding. A tenth of all sequences is held out for the test.
 
 # %%
 config = TransformerConfig(width=64, heads=4, depth=1)
 lesson = Lesson(steps=60 if mode == "quick" else 600)
-transformer, curve = sequences.train_reversal(config, lesson)
+transformer, curve = tasks.train_reversal(config, lesson)
 
 generator = torch.Generator().manual_seed(1)
-source, target = sequences.reversal_batch(1000, generator, held_out=True)
-exact = sequences.exact_match(transformer, source, target)
-print(f"{sum(p.numel() for p in transformer.parameters()):,} parameters")
-print(f"{exact:.1%} of {len(source)} unseen sequences are reversed without a mistake")
+source, target = tasks.reversal_batch(1000, generator, held_out=True)
+exact = tasks.exact_match(transformer, source, target)
 assert mode == "quick" or exact > 0.99
+Markdown(f"{exact:.1%} of {len(source)} held-out sequences are reversed without error.")
 
-# %% mystnb={"figure": {"name": "fig-reversal-loss", "caption": "Training loss of the encoder-decoder on reversed digits, trained in the cell above. A blind guess among ten digits and the end mark is the dashed line."}, "image": {"alt": "The loss falls from the level of a blind guess by several orders of magnitude."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-reversal-loss", "caption": "Training loss of the encoder-decoder on reversed digits. Dashed: the loss of a uniform guess among ten digits and the end mark."}, "image": {"alt": "The loss falls from the level of a uniform guess by several orders of magnitude."}}
 recap.losses(curve, chance=math.log(11))
-# %% [markdown]
-# How does it do it? Look at the cross-attention while it writes one of the unseen sequences.
-
-# %% mystnb={"figure": {"name": "fig-cross-attention", "caption": "Cross-attention of the trained encoder-decoder on an unseen sequence. Each row is a token that is about to be written, each column a token that was read. Weight on the rising diagonal means: to write the next digit, look at the one before the last digit looked at. Nobody told the network to do so."}, "image": {"alt": "Four attention maps, one for each head. Dark cells lie along a rising diagonal."}}
-longest = (source != sequences.PADDING).sum(-1).argmax()
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-cross-attention", "caption": "Cross-attention of the trained encoder-decoder on a held-out sequence. Each row is a token about to be written, each column a token that was read. The rising diagonal reads the sequence from its end; it was learned from examples alone."}, "image": {"alt": "Four attention maps, one for each head. Dark cells lie along a rising diagonal."}}
+longest = (source != tasks.PADDING).sum(-1).argmax()
 name = "decoder.blocks.0.cross_attention"
 with capture(transformer, [name]) as seen:
     transformer(source[longest, None], target[longest, None, :-1])
@@ -280,26 +254,23 @@ recap.cross_attention(seen.attention[name][0].numpy(), read, written)
 # %% [markdown]
 # ## From sentences to images
 #
-# The original transformer has an *encoder*, which reads, and a *decoder*, which writes. The vision transformer (ViT) keeps the
-# encoder alone ([Dosovitskiy et al., 2021](https://arxiv.org/abs/2010.11929)). Its words are squares of pixels, called *patches*.
-#
-# Our images are handwritten digits, each turned by its own random angle, after the data set of
-# [Larochelle et al. (2007)](https://doi.org/10.1145/1273496.1273556), known as rotMNIST.
+# The vision transformer (ViT) keeps the encoder of the original transformer
+# ([Dosovitskiy et al., 2021](https://arxiv.org/abs/2010.11929)). Its words are squares of pixels, called *patches*.
+# Our images are handwritten digits, each turned by its own random angle, after the data set rotMNIST of
+# [Larochelle et al. (2007)](https://doi.org/10.1145/1273496.1273556).
 
-# %%
+# %% tags=["hide-input"]
 splits = embedded("rotmnist") if mode == "quick" else load("rotmnist")
-print(f"{splits.name}, {splits.origin}")
-print(
-    f"{len(splits.train):,} images to train on, {len(splits.validation):,} to choose with, "
-    f"{len(splits.test):,} to test"
+Markdown(
+    f"Data: {splits.name}, {splits.origin}; {len(splits.train):,} images for training, "
+    f"{len(splits.validation):,} for validation, {len(splits.test):,} for the test."
 )
 
-# %% mystnb={"figure": {"name": "fig-patches", "caption": "A digit of rotMNIST cut into patches of 4 × 4 pixels (left), numbered row by row. Right: each patch as a row of 16 numbers. This table is what the network is given."}, "image": {"alt": "Left, a digit under a grid of seven by seven patches. Right, the same pixels as a table with 49 rows and 16 columns."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-patches", "caption": "A digit of rotMNIST cut into patches of 4 × 4 pixels (left), numbered row by row. Right: each patch as a row of 16 numbers. This table is the input of the network."}, "image": {"alt": "Left, a digit under a grid of seven by seven patches. Right, the same pixels as a table with 49 rows and 16 columns."}}
 digit = as_float(splits.train.images[:1])
 recap.patches_and_tokens(digit[0, 0].numpy(), patch_size=4)
 # %% [markdown]
-# A linear map makes a token of each row. Libraries write it as a convolution whose stride equals its size.
-# The two are the same:
+# A linear map makes a token of each row, which is a convolution whose stride equals its kernel:
 
 # %%
 vit = run("rotmnist/vit", mode=mode)
@@ -308,105 +279,104 @@ embed = vit.model.embed  # a convolution
 patches = rearrange(digit[0, 0], "(row a) (column b) -> (row column) (a b)", a=4, b=4)
 tokens = patches @ rearrange(embed.weight, "d 1 a b -> (a b) d") + embed.bias
 as_convolution = rearrange(embed(digit)[0], "d row column -> (row column) d")
-same = torch.allclose(tokens, as_convolution, atol=1e-5)
-print(f"{tokens.shape[0]} tokens with {tokens.shape[1]} features; same: {same}")
-assert same
+assert torch.allclose(tokens, as_convolution, atol=1e-5)
 
-# %% [markdown]
-# Then a vector is added to each token that tells where its patch was. In a ViT these vectors are parameters, learned
-# like all others. Ours begin as waves along the rows and the columns, so that neighbors begin alike; training may bend
-# them as it likes. Blocks of attention and MLP (a small network that treats each token by itself) follow.
-# Each block normalizes first, which makes training easier ([Xiong et al., 2020](https://arxiv.org/abs/2002.04745)).
-# At the end the tokens are averaged, and a linear map gives a score for each class.
-
-# %% mystnb={"figure": {"name": "fig-vit", "caption": "The vision transformer of this book on the digit above. Every patch becomes a token; all tokens pass through the blocks together; their mean is classified."}, "image": {"alt": "From left to right: a digit under a grid, six of its patches, their tokens, a block of normalization, self-attention and MLP with two shortcuts, the mean over tokens, a linear map, ten class scores."}}
-diagrams.vision_transformer(
-    digit[0, 0].numpy(), patch_size=4, depth=vit.model.config.depth
+# %% tags=["hide-input"]
+drawing(
+    "vit",
+    "The vision transformer of this book. Every patch becomes a token; all tokens "
+    "pass through the blocks "
+    "together; their mean is classified. Each block normalizes first.",
 )
+
 # %% [markdown]
+# The vectors added for the positions are parameters, learned like all others; they begin as waves along rows and
+# columns, so that neighbors begin alike. A block that normalizes first is easier to train
+# ([Xiong et al., 2020](https://arxiv.org/abs/2002.04745)). An MLP is a small network that works on each token alone.
+#
 # ## A vision transformer on turned digits
 #
-# We trained this network on turned digits. In training, each image is turned again by a fresh random angle every time.
-# Ten thousand images are few for a vision transformer. Two tools were used together. Neither was made for few images, and what
-# each of them is worth alone was not measured in full runs:
-#
-# - Each training step hides three tenths of the patches, drawn anew for every image
-#   ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)). The network can't lean on a few of them, and a step computes less.
-# - The matrices of the blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)).
-#   It replaces the step of a matrix by the nearest one that moves all directions alike, so none of them lags behind.
-#
-# The epoch to keep was chosen on the validation images. The accuracy on the test images was computed once, at the
-# end. It is read from the record of that run, and so is the curve. The other pictures are drawn with its weights.
+# We trained this network on rotMNIST, each image turned by a fresh random angle every time.
+# Ten thousand images are few for a vision transformer, and two tools help:
+# each step hides three tenths of the patches ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)), and the matrices of the
+# blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)), which orthogonalizes
+# each update. What each contributes was not measured.
 
-# %%
+# %% tags=["hide-input"]
 record = vit.record
-low, high = record["test"]["interval"]
-print(f"{record['experiment']}, seed {record['seed']}, {record['data']['origin']}")
-print(
-    f"trained on {record['device']}: {len(record['curve'])} epochs, "
-    f"{record['seconds'] / 60:.0f} minutes, {record['parameters']:,} parameters"
-)
-print(
-    f"test accuracy {record['test']['accuracy']:.2%} on {record['test']['count']:,} images "
-    f"(95 % interval {low:.2%} to {high:.2%})"
+Markdown(
+    f"{len(record['curve'])} epochs, {record['parameters']:,} parameters; the epoch "
+    "is chosen on the validation images. "
+    f"Test accuracy {records.summarize([record])} on {record['test']['count']:,} "
+    f"images ({record['data']['origin']}); "
+    "one seed, so the interval counts images only."
 )
 
-# %% mystnb={"figure": {"name": "fig-vit-curve", "caption": "Training of the plain ViT on rotMNIST (record rotmnist/vit, seed 0). Left: mean loss on augmented training images. Right: accuracy on the validation images; the dot is the epoch that was kept."}, "image": {"alt": "The training loss falls and the validation accuracy rises, fast at first and slowly later."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-vit-curve", "caption": "Training of the ViT on rotMNIST. Left: mean loss on augmented training images. Right: accuracy on the validation images; the dot is the epoch that was kept."}, "image": {"alt": "The training loss falls and the validation accuracy rises, fast at first and slowly later."}}
 loss = np.array([epoch["loss"] for epoch in record["curve"]])
 accuracy = np.array([epoch["accuracy"] for epoch in record["curve"]])
 recap.learning_curve(loss, accuracy, record["chosen_epoch"])
-# %% [markdown]
-# Which digits does it confuse? The first images of the test set tell.
-
-# %% mystnb={"figure": {"name": "fig-confusion", "caption": "Errors of the plain ViT (record rotmnist/vit, seed 0) on the first images of the rotMNIST test set; how many is printed above the figure. Rows: the true digit. Columns: the answer. A turned 6 can be a 9, so some of these errors no model can avoid."}, "image": {"alt": "A ten by ten table of counts. Large counts stand on the diagonal; the others are errors."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-confusion", "caption": "Errors of the ViT on the first images of the rotMNIST test set. Rows: the true digit. Columns: the answer."}, "image": {"alt": "A ten by ten table of counts. Large counts lie on the diagonal; the others are errors."}}
 some = splits.test[:5000]
 answers = metrics.predict(vit.model, some.images).argmax(-1)
 counts = torch.bincount(some.labels * 10 + answers, minlength=100).reshape(10, 10)
-print(f"{(answers != some.labels).sum()} errors on {len(some):,} images")
 recap.confusion_matrix(counts.numpy())
-# %% [markdown]
-# The positions began as waves along rows and columns. What has training made of them?
+# %% tags=["hide-input"]
+errors = int((answers != some.labels).sum())
+Markdown(
+    f"Of {errors} errors on {len(some):,} images, {int(counts[6, 9] + counts[9, 6])} "
+    "take a 6 for a 9 or a 9 for a 6, "
+    "which a half turn makes alike."
+)
 
-# %% mystnb={"figure": {"name": "fig-positions", "caption": "Learned positions of the plain ViT (record rotmnist/vit, seed 0). Each small map belongs to the patch marked by a circle and shows how similar its position vector is to those of all patches."}, "image": {"alt": "Forty-nine small maps on a seven by seven grid, each bright at its own patch."}}
+# %% [markdown]
+# ## Deeper: what the positions have become
+#
+# The positions began as waves along rows and columns. After training:
+
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-positions", "caption": "Learned positions of the ViT. Each small map belongs to the patch marked by a circle and shows the cosine similarity of its position vector with those of all patches."}, "image": {"alt": "Forty-nine small maps on a seven by seven grid, each bright at its own patch."}}
 position = vit.model.position[0].detach().numpy()
 recap.positional_similarity(position, side=vit.model.config.side)
 # %% [markdown]
-# Each patch resembles itself most, so each place is told apart. A stroke of a digit that is turned at random visits all
-# places at the same distance from the center alike. Do these places resemble each other more than others do? The
-# waves at the start are the comparison.
+# A stroke of a digit turned at random visits all places at the same distance from the center alike. Are positions
+# on the same ring more similar than others, and more than the waves at the start?
 
-# %%
+# %% tags=["hide-input"]
 side = vit.model.config.side
 row, column = np.array(np.divmod(np.arange(side**2), side)) - (side - 1) / 2
 distance = np.hypot(row, column)  # from the center, in patches
 same_ring = np.abs(distance[:, None] - distance) < 0.5
 pairs = ~np.eye(side**2, dtype=bool)
-for name, vectors in (
-    ("at the start", ViT(vit.model.config).position[0].detach().numpy()),
-    ("learned", position),
-):
+at_start = ViT(vit.model.config).position[0].detach().numpy()
+rings = {}
+for name, vectors in (("at the start", at_start), ("learned", position)):
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    print(
-        f"{name:12}  mean similarity of two places on the same ring {(unit @ unit.T)[pairs & same_ring].mean():.2f}, "
-        f"on different rings {(unit @ unit.T)[pairs & ~same_ring].mean():.2f}"
+    similar = unit @ unit.T
+    rings[name] = (
+        similar[pairs & same_ring].mean(),
+        similar[pairs & ~same_ring].mean(),
     )
-
-# %% [markdown]
-# Whatever geometry the ViT has learned came from the data. And note what is tied to *this* grid: turn the image, and a stroke meets other positions, with other vectors. Inside a
-# patch, the turned pixels meet other weights of the embedding.
-# Nothing in the architecture says that the turned digit is the same digit. It has to be learned, angle by angle.
+Markdown(
+    "Mean similarity of two places: "
+    + "; ".join(
+        f"{name}, {same:.2f} on the same ring and {other:.2f} on different rings"
+        for name, (same, other) in rings.items()
+    )
+    + "."
+)
 
 # %% [markdown]
 # ## What happens when the input turns?
 #
-# We compare two networks of this shape. One saw upright digits only. The other saw digits at all angles.
-# They were trained by different recipes, four epochs and eighty. So compare the shape of the curves, not their height.
-# Both now classify the same upright test digits of MNIST, turned by a growing angle.
+# When the image turns, a stroke meets other positions with other vectors, and inside a patch the turned pixels meet other
+# weights of the embedding. Whatever relates a digit to its turned copy has to be learned, angle by angle.
 #
-# One trap first. rotMNIST draws its digits from all of MNIST, training and test images alike. So some test digits
-# of MNIST were training digits of the second model, turned. We leave out every digit that either model met in training.
+# We compare two networks of this shape, one trained on upright digits only, the other on digits at all angles. Both
+# classify the same upright test digits of MNIST, turned by a growing angle. The recipes differ in length (four epochs
+# and eighty), so compare the shape of the curves, not their height. rotMNIST draws its digits from all of MNIST, so
+# we leave out every test digit that either network met in training.
 
-# %%
+# %% tags=["hide-input"]
 upright = run("mnist/vit", mode=mode)
 get = embedded if mode == "quick" else load
 mnist, before_turning = get("mnist").test, get("rotmnist_upright")
@@ -416,53 +386,95 @@ met = {image.tobytes() for image in met}
 unseen = [
     k for k, image in enumerate(mnist.images.numpy()) if image.tobytes() not in met
 ]
-print(
-    f"{len(unseen):,} of {len(mnist):,} test digits of MNIST were met by neither model"
-)
 digits = mnist[torch.tensor(unseen)][:1000]
 
 # %%
 degrees = np.arange(-180, 181, 45 if mode == "quick" else 15)
-models = {"trained upright": upright.model, "trained on all angles": vit.model}
+models = {"ViT, upright": upright.model, "ViT": vit.model}
 accuracies = {
     name: np.array(metrics.accuracy_by_angle(model, digits, degrees.tolist()))
     for name, model in models.items()
 }
-for name, accuracy in accuracies.items():
-    print(
-        f"{name:22} at 0°  {accuracy[degrees == 0].item():.1%}, "
-        f"mean over the circle {accuracy[:-1].mean():.1%}, worst {accuracy.min():.1%}"
-    )
 
-# %% mystnb={"figure": {"name": "fig-angle", "caption": "Accuracy of two plain ViTs against the rotation of the input: upright test digits of MNIST that neither model met in training, turned. One model was trained on upright digits (record mnist/vit), the other on digits at all angles (record rotmnist/vit), both seed 0. Bands: ± 2 standard errors over the images."}, "image": {"alt": "The model trained upright is best at zero degrees and falls far on both sides. The model trained on all angles stays nearly level."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-angle", "caption": "Accuracy of two plain ViTs against the rotation of the input: upright test digits of MNIST that neither met in training, turned. One was trained on upright digits, the other on digits at all angles, one seed each. Bands: 95 % Wilson intervals over the images."}, "image": {"alt": "The model trained upright is best at zero degrees and falls far on both sides. The model trained on all angles is nearly level."}}
 recap.accuracy_by_angle(degrees.astype(float), accuracies, count=len(digits))
-# %% [markdown]
-# The model that was trained upright knows upright digits, and little else.
-# The other one was shown every angle, and its accuracy is nearly level. But level accuracy is not the same as the same
-# answer: it may still call a digit a 4 at one angle and a 9 at the next. How often does that happen at quarter turns,
-# where no pixel is interpolated?
-
-# %%
+# %% tags=["hide-input"]
 answers = torch.stack(
     [
         metrics.predict(vit.model, digits.images, degrees=angle).argmax(-1)
         for angle in (0, 90, 180, 270)
     ]
 )
-changed = (answers != answers[0]).any(0).float().mean()
-print(
-    f"{changed:.1%} of {len(digits):,} digits get another answer "
-    "under at least one quarter turn"
+changed = (answers != answers[0]).any(0).double().mean().item()
+low, high = metrics.wilson(changed, len(digits))
+Markdown(
+    f"{len(digits):,} digits. "
+    + "; ".join(
+        f"{name}: {values[degrees == 0].item():.1%} at 0°, {values.min():.1%} at its "
+        "worst angle"
+        for name, values in accuracies.items()
+    )
+    + f". Of the ViT trained on all angles, {changed:.1%} [{low:.1%}, {high:.1%}] of "
+    "the answers change "
+    "under at least one quarter turn, where no pixel is interpolated."
 )
 
 # %% [markdown]
-# A model whose *architecture* respects rotations gives the same answer by construction, trained or not.
-# To build it, we need to know where exactly the transformer loses the symmetry. That is the next chapter.
+# The network trained on upright digits fails on turned ones. The other one is nearly level, but level accuracy is not the
+# same answer: it may call a digit a 4 at one angle and a 9 at the next. A model whose *architecture* commutes with rotations
+# gives the same answer by construction, trained or not. Where exactly the transformer loses the symmetry is the subject of
+# the [next chapter](02_positional_encodings).
 #
 # ## What to remember
 #
-# - Attention is a weighted sum whose weights are computed from the tokens.
-# - Without positions it does not see the order of its tokens. Positional encodings break this symmetry.
+# - Attention is a weighted sum whose weights are computed from the tokens. Without positions it commutes with every
+#   reordering of its tokens.
 # - A shift acts on sinusoidal encodings by a matrix: a representation of the group of shifts.
-# - A vision transformer is an encoder whose words are patches, with learned positions.
-# - It can learn to classify turned digits when it is shown turned digits. Nothing makes it answer the same at every angle.
+# - A vision transformer is an encoder whose words are patches, with learned positions. It can learn to classify turned
+#   digits from turned digits, but its answer changes with the angle.
+#
+# ## Deeper: three exercises
+#
+# Each cell fails until the dots are replaced by an answer that passes its check. Solutions follow.
+#
+# **1.** Write `attention(q, k, v)` for tensors (token, d) that equals torch's `scaled_dot_product_attention` to $10^{-6}$.
+
+# %%
+q, k, v = torch.randn(3, 7, 8, generator=generator)
+exercise1 = Exercise(
+    lambda attention: torch.allclose(
+        attention(q, k, v),
+        F.scaled_dot_product_attention(q[None], k[None], v[None])[0],
+        atol=1e-6,
+    )
+)
+exercise1(...)
+
+# %% [markdown]
+# **2.** Give the matrix that moves a sinusoidal encoding of 32 features by five places *back*.
+
+# %%
+exercise2 = Exercise(
+    lambda matrix: (positions[:-5] - positions[5:] @ matrix.T).abs().max() < 1e-10
+)
+exercise2(...)
+
+# %% [markdown]
+# **3.** Give an `order` of the 49 patches such that mixing the *tokens* of a 28 × 28 image by it is the same as turning its grid of patches by
+# 90° counter-clockwise, each patch itself left upright.
+
+# %%
+grid = torch.arange(49).reshape(7, 7)
+exercise3 = Exercise(lambda order: torch.equal(grid.rot90(1), order.reshape(7, 7)))
+exercise3(...)
+
+# %% [markdown]
+# ### Deeper: solutions
+#
+# **1.** The formula of the chapter in one line. **2.** The matrices multiply as the shifts compose, and each is orthogonal, so the
+# inverse of a shift is the transpose. **3.** Turn the numbers of the patches.
+
+# %% tags=["solution"]
+exercise1(lambda q, k, v: (q @ k.T / math.sqrt(q.shape[-1])).softmax(-1) @ v)
+exercise2(shift_matrix(5, 32).T)
+exercise3(torch.arange(49).reshape(7, 7).rot90(1).flatten())

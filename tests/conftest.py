@@ -95,22 +95,6 @@ def build(output: Path, *options: str, root: Path = ROOT) -> subprocess.Complete
 
 
 @pytest.fixture(scope="session")
-def log(tmp_path_factory) -> Path:
-    """What disturbed runs say."""
-    return tmp_path_factory.mktemp("log") / "log"
-
-
-@pytest.fixture(scope="session")
-def whole(tmp_path_factory, log) -> tuple:
-    """What an undisturbed run of disturbing.SMALL ends with."""
-    from disturbing import outcome, work
-
-    results = tmp_path_factory.mktemp("whole")
-    assert work(results, log) == 0
-    return outcome(results)
-
-
-@pytest.fixture(scope="session")
 def built(tmp_path_factory) -> Path:
     """The folder with the pages of the book."""
     output = tmp_path_factory.mktemp("book")

@@ -26,12 +26,23 @@ typeset().then(() => document.fonts.ready).then(() => setTimeout(done, 300));
 """
 FACTS = """
 const shown = [...document.querySelectorAll('main img')];
+const words = [], walker = document.createTreeWalker(document.querySelector('main'), NodeFilter.SHOW_TEXT);
+const verbatim = 'pre, code, script, style, svg, .cell_output';
+while (walker.nextNode())
+  if (!walker.currentNode.parentElement.closest(verbatim)) words.push(walker.currentNode.data);
+const scrolls = (e) => e.tagName !== 'ARTICLE'
+  && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+const cut = (e) => e.getBoundingClientRect().right > e.closest('article, main').getBoundingClientRect().right + 1
+  && !scrolls(e.parentElement);
 const name = (e) => `${e.tagName} ${e.className}`.slice(0, 80);
 return {
   width: document.documentElement.scrollWidth,
   wide: [...document.querySelectorAll('main *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1
          && !e.closest('.cell_output, .math, pre, table, .pst-scrollable-table-container')).slice(0, 5).map(name),
-  raw: [...document.querySelectorAll('main .math')].filter(e => !e.querySelector('mjx-container')).length,
+  raw: [...document.querySelectorAll('main .math')].filter(
+         e => !e.querySelector('mjx-container:not(:has(mjx-lazy))')).length,
+  dollars: words.filter(text => /\\$/.test(text)),
+  cut: [...document.querySelectorAll('main mjx-container')].filter(cut).map(e => e.textContent.slice(0, 80)),
   wrong: document.querySelectorAll('mjx-merror').length,
   broken: shown.filter(i => !i.naturalWidth).map(i => i.src),
   mute: shown.filter(i => !i.alt || /\\.(png|svg)$/.test(i.alt)).map(i => i.src),
@@ -76,7 +87,8 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
     facts = browser.execute_script(FACTS)
     assert page.errors == []
     assert [url for url in page.requests if not url.startswith((site, "data:", "blob:", "chrome"))] == []
-    assert (facts["raw"], facts["wrong"]) == (0, 0), "formulas that are not typeset"
+    assert (facts["raw"], facts["wrong"], facts["dollars"]) == (0, 0, []), "formulas that are not typeset"
+    assert facts["cut"] == [], "formulas wider than their column that can't be scrolled"
     assert facts["broken"] == [] and facts["mute"] == [], "pictures that are missing or have no text in their place"
     steps = zip(facts["headings"], facts["headings"][1:], strict=False)
     assert facts["headings"].count(1) == (page.name not in ("search", "genindex")) or facts["headings"].count(1) == 1
@@ -86,6 +98,7 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
     browser.execute_async_script(READY)
     picture(browser, page.name, "phone")
     facts = browser.execute_script(FACTS)
+    assert facts["cut"] == [], "formulas wider than their column that can't be scrolled"
     assert facts["width"] <= PHONE["width"], f"wider than a phone: {facts['wide']}"
 
 
@@ -142,6 +155,33 @@ look();
 """
 
 
+def printed(browser) -> str:
+    return browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
+
+
+WAITING = "return [...document.querySelectorAll('mjx-lazy')].filter(e => !e.closest('details:not([open])')).length"
+
+
+@pytest.mark.parametrize("name", [name for name in documents(TOC) if name.startswith("notebooks/")])
+def test_formulas_are_set_when_they_are_scrolled_to_and_when_the_page_is_printed(browser, site, name):
+    require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+    browser.get(f"{site}/{name}.html")
+    browser.execute_async_script("setTimeout(arguments[0], 2500)")
+    assert browser.execute_script(WAITING) > 0, "formulas far from the window wait"
+    first = len(printed(browser))
+    assert browser.execute_script(WAITING) == 0
+    browser.execute_async_script("document.fonts.ready.then(() => setTimeout(arguments[0], 500))")
+    assert abs(len(printed(browser)) - first) < 200, "the first print has gaps"
+
+    browser.get(f"{site}/{name}.html")
+    height = browser.execute_script("return document.documentElement.scrollHeight")
+    for top in range(0, height + 900, 900):
+        browser.execute_async_script(f"scrollTo({{top: {top}, behavior: 'instant'}}); setTimeout(arguments[0], 100)")
+    browser.execute_async_script("setTimeout(arguments[0], 1000)")
+    assert browser.execute_script(WAITING) == 0
+
+
 def test_a_fold_opens_by_keyboard_and_its_formulas_are_set_then(browser, site):
     require(selfcontained.is_vendored(), "npm, and so the vendored scripts,")
     browser.get(f"{site}/notebooks/02_positional_encodings.html")
@@ -191,7 +231,8 @@ def test_a_broken_page_is_seen(browser, site, built):
     """The control: a page with an error, an outside request, a raw formula, a mute picture and a wide block."""
     path = Path(built) / "broken.html"
     path.write_text(
-        "<main><article><h1>a</h1><h3>b</h3><span class='math'>x</span><img src='none.png'>"
+        "<main><article><h1>a</h1><h3>b</h3><span class='math'>x</span> $y$ <p>"
+        "<mjx-container style='display:block; width:800px'>z</mjx-container></p><img src='none.png'>"
         "<div style='width:900px'>wide</div></article><script>nothing()</script>"
         "<img src='http://outside.invalid/a.png'></main>"
     )
@@ -201,6 +242,7 @@ def test_a_broken_page_is_seen(browser, site, built):
     facts = browser.execute_script(FACTS)
     path.unlink()
     assert "outside.invalid" in json.dumps(browser.get_log("performance"))
-    assert facts["raw"] == 1 and len(facts["broken"]) == 2 and len(facts["mute"]) == 2 and facts["headings"] == [1, 3]
+    assert facts["raw"] == 1 and facts["dollars"] == [" $y$ "] and facts["cut"] == ["z"]
+    assert len(facts["broken"]) == 2 and len(facts["mute"]) == 2 and facts["headings"] == [1, 3]
     assert facts["width"] > PHONE["width"]
     assert len([entry for entry in browser.get_log("browser") if entry["level"] == "SEVERE"]) >= 2

@@ -11,11 +11,11 @@ import pytest
 
 from conftest import ROOT
 
-PACKAGES = Path(__file__).with_name("colab_packages.txt").read_text(encoding="utf-8").split("\n", 1)[1].split()
+PACKAGES = Path(__file__).with_name("colab_packages.txt")
 ADDRESS = "https://github.com/someone/thing"
 PROGRAM = f"""
 import importlib.metadata as metadata, re, sys, types
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 
 def plain(name):
@@ -33,17 +33,23 @@ def closure(names):
             queue += [line for line in wanted or [] if "extra ==" not in line]
     return found
 
-class Colab:
-    "Finds no distribution but those that Colab has or the first cell has installed."
-    def find_spec(self, name, path=None, target=None):
-        asked = Path("pip.log").read_text().split() if Path("pip.log").exists() else []
-        there = {{plain(each) for each in providers.get(name.partition(".")[0], [])}}
-        if not there or there == {{"e2vit"}} or there & closure({PACKAGES!r} + asked):
-            return PathFinder.find_spec(name, path, target)
+there = closure(Path({str(PACKAGES)!r}).read_text().splitlines()[1:])
 
-sys.meta_path[:] = [each for each in sys.meta_path if str(each).endswith("Importer'>")] + [Colab()]
+class Colab(PathFinder):
+    "Finds no distribution but those that Colab has or the first cell has installed."
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        if path is None:
+            providing = {{plain(each) for each in providers.get(name, [])}}
+            asked = Path("pip.log").read_text().split() if Path("pip.log").exists() else []
+            if providing - {{"e2vit"}} and not providing & (there | closure(asked)):
+                return None
+        return PathFinder.find_spec(name, path, target)
+
+sys.meta_path[:] = [each for each in sys.meta_path if str(each).endswith("Importer'>")] + [Colab]
 sys.path[:] = [each for each in sys.path if not (Path(each) / "e2vit").exists()]    # what a checkout installed
 sys.modules["google.colab"] = types.ModuleType("google.colab")
+sys.modules["google.colab"].__spec__ = ModuleSpec("google.colab", None)
 exec(Path("first.py").read_text())
 if len(sys.argv) > 1:
     import runpy

@@ -1,69 +1,56 @@
-"""The tables and figures of the post-hoc chapter say what the records and the views say."""
+"""What the chapters 4 and 5 measure and draw says what the records and the views say."""
 
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from e2vit import metrics
+from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
-from e2vit.metrics import wilson
+from e2vit.metrics import mcnemar, wilson
 from e2vit.models import Symmetrized
+from e2vit_book.exercise import Exercise
+from e2vit_book.hybrid import figures as hybrid_figures
+from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
 from e2vit_book.post_hoc import measure as comparison
+from e2vit_book.style import drawing
 
 
 def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
     return {
         "experiment": name,
         "seed": seed,
-        "validation": {"accuracy": validation, "negative_log_likelihood": likelihood},
-        "test": {
-            "accuracy": accuracy,
-            "interval": [accuracy - 0.01, accuracy + 0.02],
-            "calibration_error": 0.125,
-            "count": 400,
-        },
+        "validation": {"accuracy": validation, "negative_log_likelihood": likelihood, "count": 100},
+        "test": {"accuracy": accuracy, "calibration_error": 0.125, "count": 400},
         "against_averaging": {"only_this": 7 + seed, "only_averaging": 3, "p_value": 0.04, "one_view_accuracy": 0.6},
     }
 
 
 FOUND = [
-    record("post_hoc/rotated/head/vote", 0, 0.9),
-    record("post_hoc/rotated/none/vote", 0, 0.8),
-    record("post_hoc/rotated/head/vote", 1, 0.94),
     record("post_hoc/rotated/none/mean_logits", 0, 0.7),
+    record("post_hoc/rotated/none/vote", 0, 0.8),
+    *(record("post_hoc/rotated/head/vote", seed, 0.9 + 0.02 * seed) for seed in range(3)),
+    record("post_hoc/upright/none/vote", 0, 0.5),
 ]
 
 
-def test_a_table_has_a_row_for_each_method_and_regime_in_order():
-    frame = comparison.table("rotated", FOUND)
-    assert list(zip(frame["method"], frame["regime"], frame["seeds"], strict=True)) == [
+def test_a_setting_has_a_row_for_each_method_and_regime_after_the_single_view():
+    rows = comparison.rows(FOUND, "rotated")
+    assert [(row["method"], row["regime"], row["accuracy"].seeds) for row in rows] == [
         ("one_view", "none", 1),
         ("mean_logits", "none", 1),
         ("vote", "none", 1),
-        ("vote", "head", 2),
+        ("vote", "head", 3),
     ]
-    assert frame["accuracy"].tolist() == pytest.approx([0.6, 0.7, 0.8, 0.92])
-    assert frame["low"][0] < 0.6 < frame["high"][0]
-    assert (frame["low"][2], frame["high"][2]) == pytest.approx(wilson(0.8, 400))  # one seed: Wilson's alone
-    below, above = (abs(bound - 0.92) for bound in wilson(0.92, 400))
-    assert 0.92 - frame["low"][3] == pytest.approx(
-        (below**2 + 0.04**2) ** 0.5
-    )  # and 2 standard errors: 2 · 0.0283 / √2
-    assert frame["high"][3] - 0.92 == pytest.approx((above**2 + 0.04**2) ** 0.5)
-    assert frame["only_this"][3] == 7  # of the first seed
-
-
-def test_the_readable_table_is_in_percent():
-    shown = comparison.percent_table(comparison.table("rotated", FOUND))
-    assert shown.loc[("vote", "no fine-tuning"), "accuracy (%)"] == "80.00 [75.80, 83.63]"
-    assert shown.loc[("one view", "no fine-tuning"), "p (McNemar)"] == "–"
-    assert len(comparison.percent_table(comparison.table("rotated", []))) == 0
+    assert [row["accuracy"].mean for row in rows] == pytest.approx([0.6, 0.7, 0.8, 0.92])
+    assert (rows[2]["accuracy"].low, rows[2]["accuracy"].high) == wilson(0.8, 400)  # one seed: the images
+    assert rows[3]["accuracy"].kind == "seeds" and rows[3]["only_this"] == 7  # of the first seed
+    assert comparison.rows(FOUND, "aerial") == []
 
 
 def test_the_chosen_method_is_the_one_of_the_validation_images_and_no_control():
@@ -72,26 +59,33 @@ def test_the_chosen_method_is_the_one_of_the_validation_images_and_no_control():
         record("post_hoc/rotated/head/moments", 0, 0.70, validation=0.81, likelihood=0.9),
         record("post_hoc/rotated/head/bispectrum", 0, 0.60, validation=0.81, likelihood=0.8),
         record("post_hoc/rotated/head/index_weighted", 0, 0.95, validation=0.99),
-        record("post_hoc/upright/head/vote", 0, 0.95, validation=0.99),
     ]
-    shown = comparison.chosen(["rotated"], found)
-    assert shown["method"].tolist() == ["bispectrum"] and shown["candidates"].tolist() == [3]
-    assert shown["test (%)"].tolist() == ["60.00"]
-    assert comparison.controls(["rotated"], found)["test (%)"].tolist() == ["95.00"]
-    assert len(comparison.chosen(["aerial"], found)) == len(comparison.controls(["aerial"], found)) == 0
+    assert comparison.chosen(comparison.rows(found, "rotated"))["method"] == "bispectrum"
+
+
+def test_a_detectable_difference_is_found_four_times_in_five():
+    generator = torch.Generator().manual_seed(0)
+    images, disagreements, trials = 4000, 200, 400
+    points = comparison.detectable(disagreements, images)
+    share = (disagreements / images + points) / 2  # of the images that the better one alone gets right
+    p_values = []
+    for _ in range(trials):
+        u = torch.rand(images, generator=generator)
+        p_values.append(mcnemar(u < share, (u >= share) & (u < disagreements / images)))
+    assert 0.72 < np.mean(np.array(p_values) < 0.05) < 0.88
 
 
 def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("E2VIT_RESULTS", str(tmp_path))
     assert comparison.available(["rotmnist/vit"], "report") == {}
-    assert comparison.records("rotated") == [] and len(comparison.base_table(["rotated"], "report")) == 0
+    assert comparison.found("report") == [] and hybrid.found("rotmnist/", "report") == {}
     assert comparison.costs(tmp_path / "none.json") == {}
     (tmp_path / "some.json").write_text(json.dumps({"milliseconds": {}}))
     assert comparison.costs(tmp_path / "some.json") == {"milliseconds": {}}
 
 
 def test_the_winning_view_turns_against_the_image():
-    def upright(x):  # surest when the bright half is on the right
+    def upright(x):  # most confident when the bright half is on the right
         return torch.stack([x[..., 5:].mean((1, 2, 3)), torch.zeros(len(x))], -1)
 
     half = torch.zeros(3, 1, 10, 10)
@@ -99,15 +93,6 @@ def test_the_winning_view_turns_against_the_image():
     model = Symmetrized(upright, cyclic(4))
     for degrees, expected in ((0, 0), (90, 270), (180, 180), (270, 90)):
         assert comparison.winning_views(model, half, torch.tensor(float(degrees))).tolist() == [expected] * 3
-
-
-def test_reliability_and_calibration_error_agree():
-    generator = torch.Generator().manual_seed(0)
-    logits, labels = torch.randn(500, 10, generator=generator) * 2, torch.randint(10, (500,), generator=generator)
-    confidence, right, count = comparison.reliability(logits, labels, bins=15)
-    full = count > 0
-    error = (np.abs(confidence - right)[full] * count[full]).sum() / count.sum()
-    assert error == pytest.approx(metrics.calibration_error(logits, labels), abs=1e-6) and count.sum() == 500
 
 
 def test_shifts_change_what_looks_at_places_and_nothing_else():
@@ -124,27 +109,65 @@ def test_shifts_change_what_looks_at_places_and_nothing_else():
     assert comparison.changed_by_shifts(corner, x, [1, 4]) == [1.0, 1.0]
 
 
-def test_methods_agree_with_themselves():
-    a, b = torch.eye(4), torch.eye(4).roll(1, 0)
-    b[0] = a[0]
-    assert comparison.agreement({"a": a, "b": b}).tolist() == [[1.0, 0.25], [0.25, 1.0]]
+@pytest.mark.parametrize("name", ["rotmnist/pooled-gcnn", "rotmnist/pooled-patches", "rotmnist/patches-c4"])
+def test_the_cost_of_every_hybrid_can_be_counted(name):
+    assert 1e6 < hybrid.multiply_adds(EXPERIMENTS[name]) < 1e9
+
+
+def test_the_spread_between_seeds_is_pooled_over_experiments():
+    accuracies = {"rotmnist/hybrid-c4": [0.9, 0.92], "rotmnist/vit": [0.8, 0.84], "rotmnist/gcnn-p4cnn": [0.5]}
+    groups = {
+        EXPERIMENTS[name]: [record(name, seed, accuracy) for seed, accuracy in enumerate(values)]
+        for name, values in accuracies.items()
+    }
+    spread, freedom = hybrid.seed_spread(groups)
+    assert freedom == 2 and spread == pytest.approx(((2 * 0.01**2 + 2 * 0.02**2) / 2) ** 0.5)
+    one = Summary(0.9, 0.89, 0.91, 1, 10_000, "images")
+    assert hybrid.detectable(one, 0.0) == pytest.approx(2.8 * (2 * 0.9 * 0.1 / 10_000) ** 0.5)
+    assert hybrid.detectable(one, 0.01) > hybrid.detectable(one, 0.0)
+
+
+def test_an_exercise_fails_until_it_is_solved(capsys):
+    exercise = Exercise(lambda answer: answer == 42)
+    exercise(...)
+    assert "Not solved" in capsys.readouterr().out
+    with pytest.raises(AssertionError):
+        exercise(41)
+    exercise(42)
+    assert "Solved" in capsys.readouterr().out
+
+
+def test_the_drawing_of_the_hybrid_has_a_text_and_no_color_of_its_own_for_lines():
+    page = drawing("hybrid").data
+    assert "<title" in page and "<desc" in page and 'role="img"' in page
+    assert "currentColor" in page and not any(color in page for color in ("black", "#000", "white", "#fff"))
 
 
 def test_every_figure_is_a_figure():
     p = np.full((8, 10), 0.1)
     pictures = np.random.default_rng(0).random((8, 6, 6))
-    table = comparison.table("rotated", FOUND)
+    one = Summary(0.9, 0.88, 0.92, 3, 400, "seeds")
+    logits = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
+    points = [
+        {"family": family, "fraction": fraction, "summary": one, "millions": 5.0, "augmented": fraction == 1}
+        for family, fraction in (("hybrid", 1.0), ("ViT", 0.1))
+    ]
     figures = [
         post_hoc.pipeline(pictures, p, p[0], [f"{k}" for k in range(8)]),
-        post_hoc.accuracies({"rotated": table, "upright": table[:1]}, comparison.REGIMES),
-        post_hoc.agreement(np.eye(3), ["a", "b", "c"]),
-        post_hoc.winning_views({"a": np.zeros((2, 5)), "b": np.ones((2, 5))}, [0, 45], 16),
+        post_hoc.accuracies({"a": {"none": {"vote": one}}, "b": {}}, ["vote", "frame"], comparison.REGIMES),
+        post_hoc.winning_views({"ViT": np.zeros((2, 5)), "b": np.ones((2, 5))}, [0, 45], 16),
         post_hoc.attention_over_views(p[:4, :4], pictures[:4], [0, 90, 180, 270]),
         post_hoc.six_or_nine(pictures, p, {"mean": p[0], "product": p[0]}),
         post_hoc.shifts([1, 2], {"a": [0.1, 0.2]}),
-        post_hoc.reliability({"a": (np.array([0.5, np.nan]), np.array([0.4, np.nan]), np.array([3, 0]))}),
-        post_hoc.cost_against_accuracy(table.assign(milliseconds=[1.0, 2.0, 3.0, 4.0]), comparison.REGIMES),
+        post_hoc.calibration({"a": logits, "b": 100 * logits}, torch.zeros(60, dtype=torch.int64)),
+        hybrid_figures.counts({"hybrid": 10.0, "GE-ViT": 1000.0}),
+        hybrid_figures.exactness({"hybrid": {"stem": 0.0}, "b": {"stem": 1e-3}}),
+        hybrid_figures.turned_filters({"fitted": pictures, "nearest": pictures}, range(8)),
+        hybrid_figures.turning([1, 2], {"a": [0.1, 0.2]}),
+        hybrid_figures.differences(["a"], [one], one, 0.01),
+        hybrid_figures.cost(points),
+        hybrid_figures.cost([]),
+        hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
-    assert isinstance(table, pd.DataFrame)
     plt.close("all")

@@ -18,6 +18,8 @@ from e2vit.models import (
     GroupAttentionNetConfig,
     HybridViT,
     HybridViTConfig,
+    PooledHybrid,
+    PooledHybridConfig,
     ViT,
     ViTConfig,
 )
@@ -30,7 +32,8 @@ onnx, onnxruntime = importlib.import_module("onnx"), importlib.import_module("on
 MODELS = {
     "vit": lambda: ViT(ViTConfig().tiny()),
     "hybrid": lambda: HybridViT(HybridViTConfig(attention="within_pose").tiny()),
-    "hybrid, rotary": lambda: HybridViT(HybridViTConfig(position="rotary", readout="bispectrum", depth=1).tiny()),
+    "hybrid, rotary": lambda: HybridViT(HybridViTConfig(position="rotary", depth=1).tiny()),
+    "pooled hybrid": lambda: PooledHybrid(PooledHybridConfig().tiny()),
     "gcnn": lambda: GCNN(GCNNConfig(group=cyclic(4)).tiny()),
     "group attention": lambda: GroupAttentionNet(
         GroupAttentionNetConfig(group=dihedral(4), window_shape="disc").tiny()

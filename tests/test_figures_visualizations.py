@@ -12,27 +12,15 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-from e2vit.actions import act, rotate
+from e2vit.actions import rotate
 from e2vit.capture import capture
-from e2vit.groups import cayley_index, cyclic, dihedral, gsa_index
-from e2vit.layers.attention import LocalGroupSelfAttention
+from e2vit.groups import cayley_index, cyclic, gsa_index
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.testing import randomized
-from e2vit_book.inside import feature_maps, predictions, representation
 from e2vit_book.inside import figures as attention
 from e2vit_book.inside import measure as inspection
-from e2vit_book.inside.attention_maps import (
-    attention_distance,
-    group_weights,
-    patch_filters,
-    positional_similarity,
-    relevance,
-    rollout,
-    turned_back,
-    windows_of,
-)
-from e2vit_book.inside.explore import explore
+from e2vit_book.inside.attention_maps import relevance, rollout
 from e2vit_book.inside.turning import turning_figure, turning_html
 from e2vit_book.player import compact_figures, figure_uri, slideshow
 
@@ -98,59 +86,14 @@ def test_relevance_of_a_plain_vit_breaks_it():
     assert relevance(rollout(attention_of(vit("class_token"), IMAGE)), "class_token").shape == (1, 6, 6)
 
 
-def test_attention_distance_of_known_maps():
-    itself, even = torch.eye(9).expand(1, 2, 9, 9), torch.full((1, 2, 9, 9), 1 / 9)
-    assert attention_distance(itself, pixels=4).abs().max() == 0
-    place = torch.stack(torch.meshgrid(torch.arange(3.0), torch.arange(3.0), indexing="ij"), -1).reshape(9, 2)
-    expected = 4 * (place[:, None] - place).norm(dim=-1).mean()
-    assert torch.allclose(attention_distance(even, pixels=4), expected)
-    with pytest.raises(ValueError, match="square grid"):
-        attention_distance(torch.ones(1, 2, 10, 10))
-    assert attention_distance(torch.ones(1, 2, 10, 10), extra_tokens=1).shape == (2,)
-
-
-def test_positions_are_most_similar_to_themselves():
-    cosine = positional_similarity(torch.randn(9, 5, generator=SEED))
-    assert torch.allclose(cosine.reshape(9, 9).diagonal(), torch.ones(9))
-    with pytest.raises(ValueError, match="square grid"):
-        positional_similarity(torch.randn(10, 5, generator=SEED))
-
-
-def test_patch_filters_span_the_filters():
-    filters, shares = patch_filters(torch.randn(20, 3, 2, 2, generator=SEED), 12)
-    assert filters.shape == (12, 2, 2, 3) and abs(shares.sum() - 1) < 1e-6
-    assert bool((shares[:-1] >= shares[1:]).all())
-
-
-@pytest.mark.parametrize("lifting", [True, False])
-def test_attention_turned_back_is_the_attention(lifting):
-    assert _turned_back_error(cayley_index, lifting) < 1e-12
-
-
-def test_the_released_gsa_index_breaks_it_and_not_by_the_names_of_its_poses():
-    assert _turned_back_error(gsa_index, lifting=True) < 1e-12
-    assert _turned_back_error(gsa_index, lifting=False) > 1e-2
-
-
-def _turned_back_error(index, lifting: bool) -> float:
-    group = dihedral(4)
-    layer = randomized(LocalGroupSelfAttention(group, 3, 2, 4, window=3, lifting=lifting, index=index))
-    x = torch.randn(1, 3, *(() if lifting else (8,)), 5, 5, generator=SEED, dtype=torch.float64)
-    straight = group_weights(layer, x)
-    return max(
-        (turned_back(group_weights(layer, act(group, r, x)), group, r) - straight).abs().max().item()
-        for r in range(group.order)
-    )
-
-
 def test_feature_maps_of_the_hybrid_turn_exactly_and_those_of_a_vit_do_not():
     for layer in ("stem.0", "stem.6", "blocks.0", "blocks.1.attention"):
         found, expected = inspection.orbit_features(hybrid(), layer, IMAGE, cyclic(4))
         assert found.shape[:1] + found.shape[2:3] == (4, 4)
-        assert feature_maps.relative_residual(found.numpy(), expected.numpy()) < 1e-10
+        assert inspection.relative_residual(found, expected) < 1e-10
     found, expected = inspection.orbit_features(vit(), "blocks.0", IMAGE, cyclic(4))
     assert found.shape[2] == 1
-    assert feature_maps.relative_residual(found.numpy(), expected.numpy()) > 1e-2
+    assert inspection.relative_residual(found, expected) > 1e-2
 
 
 @pytest.mark.parametrize("index", [cayley_index, gsa_index])
@@ -166,28 +109,9 @@ def test_feature_maps_of_a_group_attention_net(index):
         inspection.orbit_features(net, layer, IMAGE, cyclic(4), inverse_names=index is gsa_index)
         for layer in ("lifting", "layers.0", "layers.1")
     ]
-    errors = [feature_maps.relative_residual(found.numpy(), expected.numpy()) for found, expected in both]
+    errors = [inspection.relative_residual(found, expected) for found, expected in both]
     assert max(errors[:2]) < 1e-10  # lifting and pool
     assert errors[2] < 1e-10 if index is cayley_index else errors[2] > 1e-8  # small here, and not rounding
-
-
-def test_errors_vanish_at_quarter_turns_alone():
-    layers = ["stem.2", "blocks.1", "head"]
-    errors = inspection.equivariance_by_angle(hybrid(), layers, IMAGE, [90, 180, -90, 45], poses=4)
-    assert errors.shape == (3, 4)
-    assert errors[:, :3].max() < 1e-10 and errors[:, 3].min() > 1e-3
-    assert inspection.equivariance_by_angle(vit(), ["blocks.0", "head"], IMAGE, [90.0]).min() > 1e-3
-
-
-def test_a_map_turned_four_times_is_itself():
-    x = torch.randn(2, 3, 4, 5, 5, generator=SEED, dtype=torch.float64)
-    assert torch.equal(inspection.turn_map(x, 90), act(cyclic(4), 1, x))
-    y = x
-    for _ in range(4):
-        y = inspection.turn_map(y, 90)
-    assert torch.equal(x, y)
-    one = torch.ones(1, 1, 4, 1, 1) * torch.tensor([1.0, 0, 0, 0])[:, None, None]
-    assert torch.allclose(inspection.turn_map(one, 45).flatten(), torch.tensor([0.5, 0.5, 0, 0]), atol=1e-6)
 
 
 def test_embeddings_make_a_closed_path_in_the_hybrid():
@@ -226,7 +150,7 @@ def test_probabilities_and_bad_input():
         inspection.features(model, ["blocks.7"], IMAGE[None])
     with pytest.raises(KeyError, match="recorded for a layer 'embed'"):
         inspection.attention(model, ["embed"], IMAGE[None])
-    with pytest.raises(ValueError, match="no map"):
+    with pytest.raises(ValueError, match="as a map"):
         inspection.as_map(torch.ones(2, 7, 3))
 
 
@@ -240,6 +164,16 @@ def test_the_six_that_is_a_nine_upside_down():
     assert inspection.most_ambiguous(model, images, label=0, other=1) == 0
 
 
+def test_compact_figures_are_for_notebooks_alone():
+    assert compact_figures() is None
+
+
+def test_residuals_find_the_layer_that_breaks():
+    errors = inspection.residuals(hybrid(), ["stem.0", "blocks.1"], IMAGE, cyclic(4))
+    assert list(errors) == ["stem.0", "blocks.1", "logits"] and max(errors.values()) < 1e-10
+    assert min(inspection.residuals(vit(), ["embed"], IMAGE, cyclic(4)).values()) > 1e-3
+
+
 def test_the_opening_figure():
     frames, p = random(2, 8, 12, 12), {"one": random(2, 8, 5), "two <b>": random(2, 8, 5)}
     degrees = [45 * k for k in range(8)]
@@ -248,7 +182,9 @@ def test_the_opening_figure():
     assert "<b>two <b></b>" not in page and "two &lt;b&gt;" in page
     assert page.count("<svg class") == 4 and 'type="range"' in page and "aria-live" in page
     assert not re.search(r"https?:|src=[\"'](?!data:)", page)
-    assert "prefers-reduced-motion" in page
+    assert "prefers-reduced-motion" in page and '"autoplay": true' in turning_html(
+        frames, degrees, [1, 3], p, autoplay=True
+    )
     assert isinstance(turning_figure(frames[0], degrees, 1, {"one": p["one"][0]}), Figure)
     with pytest.raises(ValueError, match="angles is empty"):
         turning_html(frames, [], [1, 3], p)
@@ -258,8 +194,8 @@ def test_the_opening_figure():
         turning_html(frames, degrees, [1, 3], {})
 
 
-def test_a_slideshow_says_in_words_what_it_shows():
-    picture = figure_uri(predictions.polar_logits({"a": random(8, 5)}, range(8), 2), dpi=30)
+def test_a_slideshow_describes_its_pictures():
+    picture = figure_uri(attention.polar_logits({"a": random(8, 5)}, range(8), 2), dpi=30)
     page = slideshow([picture] * 2, ["0°", "45°"], ["first", "se</script>cond"], "a picture")
     assert 'alt="first"' in page and page.count("</script>") == 1
     with pytest.raises(ValueError, match="belong together"):
@@ -268,54 +204,25 @@ def test_a_slideshow_says_in_words_what_it_shows():
         slideshow([], [], [], "a picture")
 
 
-def test_compact_figures_are_for_notebooks_alone():
-    assert compact_figures() is None
-
-
-def test_controls_draw_again_when_they_change():
-    drawn = []
-    box = explore(lambda head, layer: drawn.append((head, layer)) or plt.figure(), head=range(3), layer=["a", "b"])
-    box.children[0].children[1].value = "b"
-    assert drawn == [(0, "a"), (0, "b")]
-    with pytest.raises(ValueError, match="nothing to choose"):
-        explore(lambda head: plt.figure(), head=[])
-
-
 def test_every_figure_can_be_drawn():
     degrees = [0, 90, 180, 270]
     figures = [
         attention.relevance_maps(random(3, 12, 12), {"a": random(3, 6, 6), "b": random(3, 3, 3)}, "xyz"),
-        attention.heads(random(2, 3, 6, 6), (1, 2), random(12, 12)),
-        attention.distances({"a": random(2, 3), "b": random(1, 4)}, 5.0),
-        attention.similarity(random(3, 3, 3, 3)),
-        attention.patch_filters(random(9, 2, 2, 1), random(9)),
-        attention.patch_filters(random(3, 2, 2, 3), random(3)),
-        attention.turned_windows(*random(3, 4, 3, 3), *random(2, 12, 12), (3, 4), (5, 6)),
-        *attention.orbit_of_windows(random(4, 12, 12), random(4, 4, 3, 3), [(1, 2)] * 4, "abcd"),
-        feature_maps.orbit(random(4, 12, 12), random(4, 3, 5, 5), random(4, 3, 5, 5), "abcd"),
-        feature_maps.square(*random(2, 12, 12), *random(3, 4, 5, 5)),
-        feature_maps.residuals({"a": {"x": 0.0, "y": 0.1}, "b": {"z": 1e-7}}),
-        representation.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2), "y": random(4, 2)}}, degrees, 1.0),
-        representation.tuning_curves(random(4, 2, 4), degrees, "ab"),
-        representation.ring(random(4), random(12, 12), 1.0, "a"),
-        predictions.polar_probabilities({"a": random(5, 4), "b": random(5, 4)}, degrees),
-        predictions.errors_by_angle({"a": {"x": random(4)}, "b": {"y": random(4)}}, degrees),
-        predictions.views(random(4, 12, 12), random(4, 5), random(2, 4)),
-        predictions.deciding_view(random(4, 4), degrees, np.array([0, 1, 2, 3]), "abcd"),
+        attention.relevance_row(random(12, 12), {"a": random(6, 6), "b": random(3, 3)}, "x"),
+        attention.heads(random(2, 3, 6, 6), (1, 2), random(2, 12, 12), "ab", "xyz"),
+        attention.square(random(2, 12, 12), random(2, 4, 5, 5), random(4, 5, 5)),
+        attention.residuals({"a": {"x": 0.0, "y": 0.1}, "b": {"z": 1e-7}}),
+        attention.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2)}}, degrees),
+        attention.ring(random(4), random(12, 12), 1.0, "a"),
+        attention.polar_probabilities({"a": random(5, 4), "b": random(5, 4)}, degrees),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
     with pytest.raises(ValueError, match="angles is empty"):
-        predictions.polar_probabilities({"a": random(5, 4)}, [])
+        attention.polar_probabilities({"a": random(5, 4)}, [])
 
 
-def test_a_strangers_timm_vit_can_be_drawn():
+def test_rollout_works_for_a_vit_of_timm():
     timm = pytest.importorskip("timm")
     model = timm.create_model("vit_tiny_patch16_224", img_size=12, patch_size=4, embed_dim=12, num_heads=3, depth=2)
     maps = attention_of(model.eval(), torch.rand(3, 12, 12, generator=SEED))
-    seen = relevance(rollout(maps), "class_token")
-    attention.relevance_maps(random(1, 12, 12), {"timm": seen.numpy()}, ["a"])
-    by_head = torch.stack([attention_distance(m, pixels=4, extra_tokens=1) for m in maps])
-    attention.distances({"timm": by_head.numpy()}, 5.0)
-    attention.similarity(positional_similarity(model.pos_embed[0, 1:].detach()).numpy())
-    attention.patch_filters(*(x.numpy() for x in patch_filters(model.patch_embed.proj.weight, 8)))
-    assert windows_of(torch.ones(1, 1, 1, 1, 1, 9, 2, 2)).shape == (1, 1, 1, 1, 1, 3, 3, 2, 2)
+    assert relevance(rollout(maps), "class_token").shape == (1, 3, 3)

@@ -15,7 +15,7 @@ from e2vit.layers.position import PoseRotary, RelativeBias
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
 from e2vit.testing import randomized
-from e2vit_book.hybrid.measure import stage_errors
+from e2vit_book.hybrid.measure import multiply_adds, stage_errors
 
 SMALL = HybridViTConfig(image_size=12, in_channels=2, classes=5, stem=(2, 3), kernel=3, width=6, heads=3, depth=2)
 VARIANTS = {
@@ -187,6 +187,10 @@ def test_the_earlier_hybrids_are_invariant_too(group, changes):
     assert invariance_error(model, images(), group) < 1e-10
 
 
+def test_the_cost_of_the_earlier_hybrids_can_be_counted():
+    assert multiply_adds("rotmnist/pooled-patches") > 1e6
+
+
 def test_the_earlier_hybrids_lose_the_relative_pose():
     """Two poses change places: the map without poses does not notice, the tokens with poses do."""
     group = cyclic(4)
@@ -210,7 +214,7 @@ def test_the_stages_are_exact_and_absolute_positions_are_seen_where_they_enter()
 
 @pytest.mark.parametrize("mode", ["joint", "within_pose"])
 def test_queries_ask_and_keys_answer(mode):
-    """Identical keys get identical weights, whatever the queries are; identical queries still choose."""
+    """Equal keys get equal weights, whatever the queries are; equal queries still choose among keys."""
     layer = randomized(PoseAttention(cyclic(1), 3, 4, 2, mode, "rotary"))
     x = torch.randn(2, 1, 9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

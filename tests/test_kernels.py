@@ -2,10 +2,13 @@
 
 import importlib.metadata
 import importlib.util
+import json
 import math
 import os
+import re
 import subprocess
 import sys
+import warnings
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -15,10 +18,14 @@ import pytest
 import torch
 
 from conftest import require
-from e2vit.kernels import attend, reference
+from e2vit import kernels
+from e2vit.groups import cyclic
+from e2vit.kernels import DEVICES, TIMED, attend, reference
+from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
 
 require(importlib.util.find_spec("numba") is not None, "numba")
-numba_kernel = importlib.import_module("e2vit.kernels.cpu.kernel")
+numba_kernel, simd = (importlib.import_module(f"e2vit.kernels.cpu.{name}") for name in ("kernel", "simd"))
+caching = importlib.import_module("numba.core.caching")
 CASES = {  # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
     "group": (3, 2, 5, 3, False, False, False),
     "blocks": (5, 4, 6, 5, False, False, True),
@@ -158,13 +165,117 @@ def test_the_number_of_threads_changes_no_bit():
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
-def test_no_folder_to_keep_the_compiled_kernel_in_is_no_error(monkeypatch, tmp_path):
-    nowhere = tmp_path / "file"
-    nowhere.write_text("not a folder")
-    monkeypatch.setattr(numba_kernel.numba.config, "CACHE_DIR", str(nowhere))
-    monkeypatch.setattr(numba_kernel.tempfile, "gettempdir", lambda: str(nowhere))
-    numba_kernel._kept.__wrapped__(numba_kernel.pieces.forward)
-    assert nowhere.is_file() and numba_kernel.numba.config.CACHE_DIR == str(nowhere)
+def test_no_folder_to_keep_the_compiled_kernel_in_is_no_error(monkeypatch):
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    assert simd.entry(numba_kernel.program.forward.py_func).py_func is numba_kernel.program.forward.py_func
+
+
+def large(dtype=torch.float32):
+    """A problem with more scores than ``FEW_SCORES``."""
+    return tensors("group", dtype, head=6, height=15, width=20)
+
+
+COMPILED = """
+import torch
+from functools import partial
+from test_kernels import attend, large, largest_error, whole, with_gradients
+for backend in ("auto", "reference"):
+    inputs, options = large()
+    compiled = torch.compile(partial(attend, **options, backend=backend), fullgraph=True, backend="aot_eager")
+    found = with_gradients(lambda *x, **_: compiled(*x), inputs, options)
+    assert largest_error(found, with_gradients(whole, inputs, options)) < 1e-4, backend
+"""
+
+
+def run(script, **environment):
+    """Run a script that imports this file, in a process of its own."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = {**os.environ, "PYTHONPATH": paths, **environment}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_compiled_graph_holds_the_kernel():
+    """In a process without shape checks, which torch.compile can't follow."""
+    run(COMPILED)
+
+
+class Layer(torch.nn.Module):
+    def __init__(self, backend):
+        super().__init__()
+        self.options = tensors("group")[1] | {"backend": backend}
+
+    def forward(self, *inputs):
+        return attend(*inputs, **self.options)
+
+
+@pytest.mark.parametrize("backend", ["auto", "numba"])
+def test_an_exported_graph_takes_any_number_of_images(backend):
+    (q, k, value, *rest), options = large()
+    free = [{0: torch.export.Dim("batch")}] * 3
+    program = torch.export.export(Layer(backend), (q, k, value, *rest), dynamic_shapes=((*free, {}, {}),))
+    operators = {str(node.target) for node in program.graph.nodes}
+    assert ("e2vit.window_attention_cpu.default" in operators) == (backend == "numba")
+    five = [torch.cat([x, x, x[:1]]) for x in (q, k, value)]
+    assert largest_error([program.module()(*five, *rest)], [whole(*five, *rest, **options)]) < 1e-5
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_second_derivatives_are_those_of_finite_differences(backend):
+    inputs, options = tensors("disc", **TINY)
+    inputs = [x.requires_grad_() for x in inputs]
+    assert torch.autograd.gradgradcheck(lambda *x: BACKENDS[backend](*x, **options), inputs, fast_mode=True)
+
+
+def forgotten():
+    kernels._trial.cache_clear()
+    kernels._warn_once.cache_clear()
+
+
+@pytest.mark.parametrize("fault", ["import", "launch"])
+def test_a_kernel_that_fails_gives_way_to_the_reference_with_one_warning(monkeypatch, fault):
+    def fail(*inputs):
+        raise OSError("libkernel.so is missing\nand more lines")
+
+    if fault == "import":
+        monkeypatch.setitem(sys.modules, "e2vit.kernels.cpu.kernel", None)
+    else:
+        monkeypatch.setattr(numba_kernel, "attend", fail)
+    forgotten()
+    inputs, options = large()
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            results = [attend(*inputs, **options) for _ in range(2)]
+        assert all(torch.equal(x, whole(*inputs, **options)) for x in results)
+        reason = "ModuleNotFoundError: import of" if fault == "import" else r"OSError: libkernel.so is missing\)"
+        assert len(caught) == 1 and re.search(f"numba can't be used .{reason}", str(caught[0].message))
+        with pytest.raises(RuntimeError, match=f"backend 'numba' can't be used here: {reason[:6]}"):
+            attend(*inputs, **options, backend="numba")
+    finally:
+        monkeypatch.undo()
+        forgotten()
+
+
+def test_auto_takes_a_kernel_where_a_record_shows_that_it_is_faster():
+    folder = Path(__file__).parents[1] / "data" / "results" / "benchmarks"
+    for device, name in (("cpu", "attention.json"), ("cuda", "attention-cuda.json")):
+        rows = json.loads((folder / name).read_text())["measurements"] if (folder / name).exists() else []
+        faster = [
+            backend
+            for backend in DEVICES
+            if any(row.get("ratio", {}).get(backend, {}).get("seconds", 0) > 1 for row in rows)
+        ]
+        assert [TIMED[x] for x in (device,) if x in TIMED] == faster
+    inputs, options = large()
+    assert torch.equal(attend(*inputs, **options), attend(*inputs, **options, backend="numba"))
+    assert not torch.equal(attend(*inputs, **options), whole(*inputs, **options))
+
+
+@pytest.mark.parametrize("make", [GroupSelfAttention, LocalGroupSelfAttention])
+def test_no_layer_holds_a_number_in_double_precision(make):
+    layer = make(cyclic(3), 3, 2, 4)
+    assert all(x.dtype != torch.float64 for x in (*layer.parameters(), *layer.buffers()))
 
 
 TRITON_CASES = """
@@ -188,9 +299,4 @@ def test_triton_agrees_in_its_interpreter():
     require(importlib.util.find_spec("triton") is not None, "Triton, which comes with torch on Linux alone,")
     known = tuple(map(int, importlib.metadata.version("triton").split(".")[:2])) >= (3, 1)
     require(known, "a Triton whose interpreter knows NumPy 2 (3.1 or newer)")
-    here = Path(__file__).parent
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join([str(here), *sys.path])}
-    result = subprocess.run(
-        [sys.executable, "-c", TRITON_CASES], capture_output=True, text=True, env=environment, cwd=here
-    )  # whose conftest.py this file imports
-    assert result.returncode == 0, result.stderr
+    run(TRITON_CASES, TRITON_INTERPRET="1")

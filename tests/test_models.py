@@ -1,4 +1,4 @@
-"""The protocol of the models, for every one of them: configuration, features and head, and what each of them refuses."""
+"""The protocol of the models, for each of them: configuration, features and head, and what it refuses."""
 
 import dataclasses
 from dataclasses import replace

@@ -1,242 +1,224 @@
-"""Runs that are killed, run out of disk, meet another worker or a damaged state: nothing is lost and nothing lies.
+"""Runs that are killed or meet a full disk lose nothing; wrong input is answered in one sentence."""
 
-Whatever happened, the next call ends with the same weights and the same numbers as an undisturbed run, and leaves the
-record and its checkpoint alone in the folder. ``make soak`` tries every step of a run, ``make test`` a few of them.
-"""
-
+import multiprocessing
 import os
 import random
-import re
+import resource
 import signal
-import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from disturbing import SMALL, begin, outcome, work
-from safetensors import safe_open
-from test_notebooks import small_checkout
+import torch
+from PIL import Image
 
-from conftest import ROOT, require
-from e2vit import experiments
+from e2vit.__main__ import main
+from e2vit.data import from_folder, from_tensors, load
+from e2vit.experiments import EXPERIMENTS, default_mode, find, read_record, records, run
+from e2vit.models import ViT, ViTConfig
+from e2vit.training import FineTuneConfig, TrainConfig, loop, train
 
-soak = pytest.mark.soak
-SAID = f"e2vit: {SMALL.name}, seed 0: "
+FIRST = EXPERIMENTS["digits/vit"]
+SMALL = replace(
+    FIRST,
+    name="made/small",
+    model=ViTConfig(width=16, depth=1, heads=2, dropout=0.1),
+    fraction=0.2,
+    training=replace(FIRST.training, epochs=3, batch_size=10, warmup_epochs=0.5, test_images=100),
+)
+linux = pytest.mark.skipif(sys.platform == "win32", reason="not run: processes are forked")
 
 
-def folder(results: Path) -> Path:
-    return results / SMALL.name
+@pytest.fixture(autouse=True)
+def known(monkeypatch):
+    monkeypatch.setitem(EXPERIMENTS, SMALL.name, SMALL)
+    monkeypatch.setattr(loop, "SAVE_EVERY", 0.0)  # a state after every update
+    monkeypatch.setattr(records, "_commit", lambda: "unknown")
 
 
-def names(results: Path) -> list[str]:
-    """What lies beside the claim, which stays: removing it would let two workers hold it."""
-    return sorted(path.name for path in folder(results).glob("*") if path.suffix != ".claim")
+def begin(results: Path, saves: int | None = None) -> multiprocessing.Process:
+    """A process that trains the small run; after so many saved states its disk is full."""
+    process = multiprocessing.get_context("fork").Process(target=_work, args=(results, saves))
+    process.start()
+    return process
 
 
-def assert_nothing_half(results: Path) -> None:
-    """Right after a fault: each file under its own name is whole, and a record vouches for what is there."""
-    for path in folder(results).iterdir() if folder(results).exists() else []:
-        if not path.name.startswith(".") and path.suffix not in (".json", ".claim"):
-            with safe_open(path, "pt") as file:
-                assert all(file.get_tensor(key).isfinite().all() for key in file.keys())
-    if (folder(results) / "seed0.json").exists():
-        experiments.run(SMALL.name, "report", results=results)
+def _work(results: Path, saves: int | None) -> None:
+    save, count = loop._Run.save, [0]
+
+    def counted(self, *arguments) -> None:
+        count[0] += 1
+        if count[0] == saves:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+        save(self, *arguments)
+
+    loop._Run.save = counted
+    try:
+        run(SMALL, "train", results=results, progress=False)
+    except OSError as reason:
+        (results / "said").write_text(str(reason))
+        os._exit(3)
+    os._exit(0)
+
+
+def outcome(results: Path) -> tuple:
+    record = read_record(SMALL.name, results=results)
+    weights = (results / SMALL.name / "seed0.safetensors").read_bytes()
+    assert sorted(p.name for p in (results / SMALL.name).iterdir()) == ["seed0.json", "seed0.safetensors"]
+    return weights, record["curve"], record["validation"], record["test"], record["chosen_epoch"]
 
 
 @pytest.fixture(scope="module")
-def steps(log, whole) -> int:
-    """How many steps an undisturbed run has."""
-    return int(re.search(r"^steps (\d+)$", log.read_text(), re.MULTILINE)[1])
+def whole(tmp_path_factory) -> tuple[tuple, float]:
+    """What an undisturbed run ends with, and its seconds."""
+    results = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(EXPERIMENTS, SMALL.name, SMALL)
+        started = time.monotonic()
+        run(SMALL, "train", results=results, progress=False)
+        return outcome(results), time.monotonic() - started
 
 
-@pytest.fixture
-def ends_as_if_undisturbed(tmp_path, log, whole):
-    def check(results: Path = tmp_path) -> None:
-        assert_nothing_half(results)
-        assert work(results, log) == 0
-        assert outcome(results) == whole
-        assert names(results) == ["seed0.json", "seed0.safetensors"]
-
-    return check
-
-
-@pytest.mark.parametrize("tries", [3, pytest.param("all", marks=soak)])
-@pytest.mark.parametrize("fault, status", [("kill", -signal.SIGKILL), ("full", 1)])
-def test_a_fault_at_any_step_costs_nothing_but_time(fault, status, tries, tmp_path, log, steps, ends_as_if_undisturbed):
-    """Killed, or the disk is full: before a file is opened, in the middle of its writing, around its renaming.
-
-    The control: among the steps are some where the record is there and states lie beside it.
-    """
-    assert steps > 40
-    chosen = (
-        range(1, steps + 1)
-        if tries == "all"
-        else [*random.Random(fault).sample(range(2, steps - 8), tries - 1), steps - 5]
-    )
-    beside_a_record = 0
-    for step in chosen:
-        results = tmp_path / str(step)
-        assert work(results, log, fault, step) == status or (fault == "full" and not folder(results).exists())
-        beside_a_record += "seed0.json" in names(results) and len(names(results)) > 2
-        ends_as_if_undisturbed(results)
-    assert beside_a_record
-
-
-@pytest.mark.parametrize("kills", [3, pytest.param(100, marks=soak)])
-def test_a_run_that_is_killed_again_and_again_at_random_moments_comes_to_its_end(
-    kills, tmp_path, log, ends_as_if_undisturbed
-):
-    chance = random.Random(2026)
-    for _ in range(kills):
-        process = begin(tmp_path, log)
-        process.join(chance.uniform(0, 1.2))
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_run_that_is_killed_ten_times_ends_with_the_same_bits(tmp_path, whole):
+    """SIGKILL at random moments, within epochs, between them, while a state is written or the test is run."""
+    chance, unfinished = random.Random(2026), 0
+    for _ in range(10):
+        process = begin(tmp_path)
+        process.join(chance.uniform(0, 0.5) * whole[1])
         process.kill()
         process.join()
-        assert_nothing_half(tmp_path)
-        if process.exitcode == 0 or chance.random() < 0.2:
-            ends_as_if_undisturbed()
-            for path in folder(tmp_path).iterdir():
+        unfinished += bool(list(tmp_path.rglob("*.partial.pt")))
+        if (tmp_path / SMALL.name / "seed0.json").exists():  # it ended before it was killed; the next begins anew
+            assert outcome(tmp_path) == whole[0]
+            for path in (tmp_path / SMALL.name).iterdir():
                 path.unlink()
-    ends_as_if_undisturbed()
+    run(SMALL, "train", results=tmp_path, progress=False)
+    assert outcome(tmp_path) == whole[0] and unfinished >= 3
+
+
+@linux
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.parametrize("saves", [1, 30])
+def test_a_full_disk_leaves_the_last_good_state(saves, tmp_path, whole):
+    process = begin(tmp_path, saves)
+    process.join(300)
+    assert process.exitcode == 3
+    said = (tmp_path / "said").read_text()
+    states = list((tmp_path / SMALL.name).iterdir())
+    assert "partial.pt can't be written: " in said and "\n" not in said
+    assert len(states) == (saves > 1) and not any(path.name.startswith(".") for path in states)
+    before = [torch.load(path, weights_only=True)["epoch"] for path in states]
+    assert before == [1] * len(states)
+    run(SMALL, "train", results=tmp_path, progress=False)
+    assert outcome(tmp_path) == whole[0]
+
+
+IMAGES, LABELS = torch.zeros(20, 1, 28, 28), torch.arange(20) % 10
+CONFIG = TrainConfig(epochs=1, batch_size=10)
+
+
+def model() -> ViT:
+    return ViT(ViTConfig(width=16, depth=1, heads=2))
+
+
+def folder_of(path: Path, *sizes: tuple[int, int]) -> Path:
+    for label in "ab":
+        (path / label).mkdir()
+        for number, size in enumerate(sizes):
+            Image.new("L", size).save(path / label / f"{number}.png")
+    return path
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def record_with(path: Path, content: str) -> None:
+    written(path / "rotmnist/vit/seed0.json", content)
+    read_record("rotmnist/vit", results=path)
+
+
+WRONG = {  # the sentence → what is asked; path is an empty folder
+    "did you mean rotmnist": lambda path: load("rotmnst"),
+    "is damaged or cut short .its MD5": lambda path: (
+        written(path / "mnist_rotation_new.zip", "x"),
+        load("rotmnist", path),
+    ),
+    "rsscn7_64.npz is damaged": lambda path: (written(path / "rsscn7/rsscn7_64.npz", "PK"), load("rsscn7", path)),
+    "can't be read as images in one folder for each class": lambda path: from_folder(path / "nowhere"),
+    "cannot identify image": lambda path: from_folder(written(path / "a" / "x.png", "no image").parents[1]),
+    "have 2 sizes, such as .*give image_size=": lambda path: from_folder(folder_of(path, (8, 8), (9, 8))),
+    "too few for three splits": lambda path: from_folder(folder_of(path, (8, 8))),
+    r"float images lie in \[0, 1\], these in \[0, 255\]": lambda path: from_tensors(
+        IMAGES.index_fill(3, LABELS, 255), LABELS
+    ),
+    "labels are 0 to classes − 1 with every class present": lambda path: from_tensors(IMAGES, LABELS + 1),
+    "20 images and 19 labels": lambda path: from_tensors(IMAGES, LABELS[1:]),
+    "labels are int64 .*not torch.float32": lambda path: from_tensors(IMAGES, LABELS.float()),
+    "images are a tensor .n, channel, height, width.": lambda path: from_tensors(IMAGES[:, 0], LABELS),
+    "labels run from 0 to 9, not 1 to 10": lambda path: train(model(), loader(IMAGES, LABELS + 1), loader(), CONFIG),
+    "not torch.int32 with shape": lambda path: train(model(), loader(IMAGES, LABELS.int()), loader(), CONFIG),
+    "floats up to 255: divide them by 255": lambda path: train(model(), loader(IMAGES + 255), loader(), CONFIG),
+    "images are uint8 or floats, not torch.int64": lambda path: train(model(), loader(IMAGES.long()), loader(), CONFIG),
+    "at least one training image": lambda path: train(model(), loader(IMAGES[:0], LABELS[:0]), loader(), CONFIG),
+    "at least one validation image": lambda path: train(model(), loader(), [], CONFIG),
+    "training needs validation images": lambda path: train(model(), loader(), config=CONFIG),
+    "optimizer is one of adamw, adam, muon": lambda path: TrainConfig(optimizer="sgd"),
+    "learning_rate is a finite number above 0": lambda path: TrainConfig(learning_rate=float("nan")),
+    "epochs starts at 1, got 0": lambda path: FineTuneConfig(epochs=0),
+    "there is no record of rotmnist/vit, seed 0; python": lambda path: read_record("rotmnist/vit", results=path),
+    "seed0.json is not a valid record": lambda path: record_with(path, "{"),
+    "not a valid record: KeyError 'configuration'": lambda path: record_with(path, "{}"),
+    "not a valid record: .*list": lambda path: record_with(path, "[]"),
+    "did you mean rotmnist/vit": lambda path: find("rotmnist/vti"),
+    "mode is one of quick, report, train": lambda path: run("digits/vit", "fast"),
+    "a seed is a whole number from 0 on": lambda path: run("digits/vit", seed=-1),
+}
+
+
+def loader(images=IMAGES, labels=LABELS) -> list:
+    """A DataLoader as simple as can be: the batches in a list."""
+    return [(images, labels)]
+
+
+@pytest.mark.parametrize("sentence", WRONG)
+def test_wrong_input_is_answered_in_one_sentence(sentence, tmp_path):
+    with pytest.raises(Exception, match=sentence) as reason:
+        WRONG[sentence](tmp_path)
+    assert "\n" not in str(reason.value) and type(reason.value).__name__ in (
+        "DataError",
+        "RecordError",
+        "ValueError",
+        "KeyError",
+    )
 
 
 @pytest.mark.parametrize(
-    "largest", [500, 80_000, *(pytest.param(size, marks=soak) for size in range(10_000, 400_000, 20_000))]
+    "arguments, sentence",
+    [
+        (["rotmnist/vti"], "did you mean rotmnist/vit"),
+        ([], "name the experiments"),
+        (["digits/vit", "--seeds", "0"], "--seeds counts seeds and starts at 1, got 0"),
+        (["digits/vit", "--seeds", "-1"], "--seeds counts seeds and starts at 1, got -1"),
+        (["digits/vit", "--seed", "-1"], "--seed is a whole number from 0 on, got -1"),
+        (["digits/vit", "--budget-minutes", "-3"], "--budget-minutes is a number from 0 on, got -3"),
+        (["digits/vit", "--budget-minutes", "nan"], "--budget-minutes is a number from 0 on, got nan"),
+    ],
 )
-def test_a_limit_on_the_size_of_files_is_told_in_one_sentence(largest, tmp_path, ends_as_if_undisturbed):
-    own = tmp_path / "log"
-    assert work(tmp_path, own, bytes_a_file=largest) == 1
-    said = own.read_text().splitlines()
-    assert said[0].startswith(SAID) and "seed0." in said[0] and "too large" in said[0] and len(said) == 2
-    assert names(tmp_path) == []
-    ends_as_if_undisturbed()
+def test_the_command_line_answers_wrong_input_in_one_line(arguments, sentence, capsys):
+    assert main(["run", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert sentence in error and error.count("\n") == 1
 
 
-@soak
-@pytest.mark.parametrize("kibibytes", range(64, 1600, 64))
-def test_a_disk_that_is_full_costs_nothing_but_time(kibibytes, tmp_path, log, ends_as_if_undisturbed):
-    require(os.geteuid() == 0, "the right to mount a small disk")
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", tmp_path], check=True)
-    try:
-        status = work(tmp_path, log)
-        assert status == (1 if kibibytes < 700 else status)  # a state takes about 400 KiB, and the one before is kept
-        assert_nothing_half(tmp_path)
-        subprocess.run(["mount", "-o", "remount,size=100m", tmp_path], check=True)
-        ends_as_if_undisturbed()
-    finally:
-        subprocess.run(["umount", tmp_path], check=True)
-
-
-def test_a_second_worker_goes_on_and_takes_over_when_the_first_is_dead(tmp_path, log, ends_as_if_undisturbed):
-    first = begin(tmp_path, log, "stop", 25)
-    while not stopped(first.pid):
-        time.sleep(0.02)
-    before = log.stat().st_size
-    assert work(tmp_path, log) == 0  # not a failure: the run is in good hands
-    assert f"another worker is at {SMALL.name}, seed 0; going on" in log.read_text()[before:]
-    assert "seed0.json" not in names(tmp_path)
-    first.kill()  # its claim dies with it
-    first.join()
-    ends_as_if_undisturbed()
-
-
-def stopped(pid: int) -> bool:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
-
-
-@pytest.mark.parametrize("workers", [2, pytest.param(6, marks=soak)])
-def test_workers_that_begin_at_once_train_each_run_once(workers, tmp_path, log, whole):
-    before = log.stat().st_size
-    processes = [begin(tmp_path, log, seeds=4) for _ in range(workers)]
-    for process in processes:
-        process.join(200)
-    assert [process.exitcode for process in processes] == [0] * workers
-    lines = [line for line in log.read_text()[before:].splitlines() if ": test " in line]
-    assert sorted(line.split(":")[0] for line in lines) == [f"{SMALL.name}, seed {seed}" for seed in range(4)]
-    assert outcome(tmp_path) == whole and names(tmp_path) == sorted(
-        f"seed{seed}.{ending}" for seed in range(4) for ending in ("json", "safetensors")
-    )
-
-
-def test_a_run_that_another_worker_ended_meanwhile_is_not_trained_again(tmp_path, log, whole, monkeypatch):
-    """It had no record when this worker looked, and has one when this worker gets the claim."""
-    assert work(tmp_path, log) == 0
-    found, there = [], Path.exists
-    monkeypatch.setattr(Path, "exists", lambda path: (path.name != "seed0.json" or len(found) > 0) and there(path))
-    monkeypatch.setattr(experiments, "_claim", lambda lock, *a: (found.append(1), lock.acquire()))
-    monkeypatch.setattr(experiments, "train", lambda *a, **k: pytest.fail("trained again"))
-    assert experiments.run(SMALL, "train", results=tmp_path).record["seed"] == 0 and found
-
-
-@pytest.mark.parametrize("clock", [1, *(pytest.param(seed, marks=soak) for seed in range(2, 12))])
-def test_a_clock_that_jumps_changes_nothing(clock, tmp_path, log, whole):
-    assert work(tmp_path, log, clock=clock, budget=60) == 0
-    assert outcome(tmp_path) == whole
-    assert 0 <= experiments.read_record(SMALL.name, results=tmp_path)["seconds"] < 60
-
-
-WRITE = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[1:3]
-import execute
-
-path, status, step = Path(sys.argv[3]), 1, 0
-count = 0
-
-def heard(event, arguments):
-    global count
-    if event in ("open", "os.rename", "os.remove"):
-        count += 1
-        if count == step:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-while status:
-    step += 1
-    path.write_text("old" * 1000)
-    if not (child := os.fork()):
-        sys.addaudithook(heard)
-        execute._write(path, "new" * 1000)
-        os._exit(0)
-    status = os.waitpid(child, 0)[1]
-    text = path.read_text()
-    print(status, text == "old" * 1000, text == "new" * 1000)
-"""
-
-
-def test_a_notebook_whose_writing_is_killed_is_the_old_or_the_new_one(tmp_path):
-    path = tmp_path / "01_small.ipynb"
-    done = subprocess.run(
-        [sys.executable, "-c", WRITE, ROOT / "book" / "tools", ROOT / "src", path],
-        text=True,
-        capture_output=True,
-        check=True,
-        timeout=60,
-    )
-    lines = done.stdout.splitlines()
-    assert set(lines) == {f"{signal.SIGKILL:d} True False", f"{signal.SIGKILL:d} False True", "0 False True"}
-    assert [each.name for each in tmp_path.iterdir()] == [path.name]  # what the killed ones left is gone, too
-
-
-@soak
-def test_a_notebook_whose_execution_is_killed_is_the_old_or_the_new_one(tmp_path):
-    """The whole command, killed at random moments of some ten seconds; then it runs once undisturbed."""
-    checkout = small_checkout(tmp_path)
-    path, command = checkout / "notebooks" / "01_small.ipynb", [sys.executable, "book/tools/execute.py", "--all"]
-    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
-    whole, chance, seconds = path.read_bytes(), random.Random(5), 12
-    for _ in range(20):
-        path.write_text("old")
-        process = subprocess.Popen(
-            command, cwd=checkout, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        try:
-            process.wait(chance.uniform(0, seconds))
-        except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
-        assert path.read_bytes() in (b"old", whole)
-    subprocess.run(command, cwd=checkout, check=True, capture_output=True)
-    assert path.read_bytes() == whole
-    assert sorted(each.name for each in path.parent.iterdir()) == ["01_small.ipynb", "01_small.py", "execution.json"]
+def test_a_mode_of_the_environment_that_does_not_exist(monkeypatch):
+    monkeypatch.setenv("E2VIT_MODE", "fast")
+    with pytest.raises(ValueError, match="mode is one of quick, report, train, not 'fast'"):
+        default_mode()

@@ -1,7 +1,8 @@
 """Sphinx extension for the article: figures and numbers come from the executed chapters and the records.
 
 ``{chapter-figure} notebooks/NAME figure-name``: the output of the cell whose metadata name that figure, with the
-caption in the directive's content. ``{accuracy}`experiment```: the test accuracy of an experiment's records.
+caption in the directive's content. ``{drawing} name``: a drawn SVG file, captioned likewise.
+``{accuracy}`experiment```: the test accuracy of an experiment's records.
 """
 
 import base64
@@ -42,13 +43,7 @@ class ChapterFigure(SphinxDirective):
             picture = nodes.raw("", content, format="html")
         else:
             picture = nodes.image(uri=self._kept(content, form), alt=alt)
-        figure = nodes.figure("", picture)
-        caption = nodes.caption()
-        figure += caption
-        text, _ = self.state.inline_text(" ".join(self.content), self.lineno)
-        caption += text
-        self.set_source_info(figure)
-        return figure
+        return captioned(self, nodes.figure("", picture))
 
     def _kept(self, content: str, form: str) -> str:
         """The picture as a file below the source folder, where Sphinx can take it from."""
@@ -61,20 +56,42 @@ class ChapterFigure(SphinxDirective):
         return f"/{file.relative_to(self.env.srcdir).as_posix()}"
 
 
+class Drawing(SphinxDirective):
+    """A drawing of book/_static, inline, so that its lines take the color of the text; its caption is the content."""
+
+    required_arguments = 1
+    has_content = True
+
+    def run(self) -> list[nodes.Node]:
+        path = Path(self.env.srcdir) / "book" / "_static" / f"{self.arguments[0]}.svg"
+        self.env.note_dependency(str(path))
+        figure = nodes.figure("", nodes.raw("", path.read_text(encoding="utf-8"), format="html"))
+        return [captioned(self, figure)]
+
+
+def captioned(directive: SphinxDirective, figure: nodes.figure) -> nodes.figure:
+    """The figure with the directive's content as its caption."""
+    text, _ = directive.state.inline_text(" ".join(directive.content), directive.lineno)
+    figure += nodes.caption("", "", *text)
+    directive.set_source_info(figure)
+    return figure
+
+
 class Accuracy(SphinxRole):
-    """The mean test accuracy of an experiment's seeds with its 95 % interval, as data/results/summary.json has it."""
+    """The mean test accuracy of an experiment's seeds with its 95 % interval, as data/summary.json has it."""
 
     def run(self) -> tuple[list[nodes.Node], list]:
-        path = Path(self.env.srcdir) / "data" / "results" / "summary.json"
+        path = Path(self.env.srcdir) / "data" / "summary.json"
         self.env.note_dependency(str(path))
         summaries = json.loads(path.read_text(encoding="utf-8"))
         if self.text not in summaries:
             message = self.inliner.reporter.error(f"no record of {self.text}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
-        return [nodes.Text(summaries[self.text]["text"])], []
+        return [nodes.Text(summaries[self.text])], []
 
 
 def setup(app) -> dict:
     app.add_directive("chapter-figure", ChapterFigure)
+    app.add_directive("drawing", Drawing)
     app.add_role("accuracy", Accuracy())
     return {"version": "1", "parallel_read_safe": True}

@@ -35,14 +35,15 @@ def main() -> int:
     costs = read(RESULTS / "benchmarks" / "throughput.json")
     pages = {
         "README.md": {"headline": headline(found, costs)},
-        "book/reproduce.md": {
+        "book/results.md": {
+            "headline": headline(found, costs),
             "costs": prices(found, costs),
             "published": published(read(ROOT / "data" / "published.json")),
             "records": everything(found),
         },
         "book/live.md": {"browser": browser(found, read(RESULTS / "benchmarks" / "browser.json"))},
     }
-    outdated = 0
+    outdated = summary(found, options.check)
     for name, tables in pages.items():
         path = ROOT / name
         before = after = path.read_text(encoding="utf-8")
@@ -54,6 +55,17 @@ def main() -> int:
             path.write_text(after, encoding="utf-8")
         outdated |= before != after
     return int(options.check and outdated)
+
+
+def summary(found: dict, check: bool) -> bool:
+    """Write data/summary.json, experiment → accuracy as the text says it; return whether it was out of date."""
+    path = ROOT / "data" / "summary.json"
+    said = {name: str(records.summarize(runs)) for (name, _), runs in sorted(found.items())}
+    text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
+    outdated = not path.exists() or path.read_text(encoding="utf-8") != text
+    if outdated and not check:
+        path.write_text(text, encoding="utf-8")
+    return outdated
 
 
 def read(path: Path) -> Any:
@@ -145,16 +157,21 @@ def everything(found: dict) -> list[str]:
     """Return a fold for each family of experiments, in it a row for each experiment and copy of the images."""
     lines = []
     for family, keys in groupby(sorted(found), lambda key: key[0].rpartition("/")[0]):
-        rows = [entry(*key, found[key]) for key in keys]
+        keys = sorted(keys, key=lambda key: -records.summarize(found[key]).mean)
+        best = records.summarize(found[keys[0]]).mean
+        rows = [entry(*key, found[key], best) for key in keys]
         count = f"{len(rows)} experiment{'s' * (len(rows) > 1)}"
         header = "experiment|test accuracy (%):|parameters:|minutes:|images; device"
         lines += [f":::{{dropdown}} {family}: {count}", *table(header, rows), ":::", ""]
     return lines[:-1] or ["No run has left a record."]
 
 
-def entry(name: str, origin: str, runs: list[Record]) -> list[str]:
+def entry(name: str, origin: str, runs: list[Record], best: float) -> list[str]:
+    """Return a row; bold where the interval reaches the best mean of its family."""
     minutes, where = mean(run["seconds"] for run in runs) / 60, " / ".join(sorted({device(run) for run in runs}))
-    return [f"`{name}`", accuracy(runs), f"{runs[0]['parameters']:,}", f"{minutes:.0f}", f"{origin}; {where}"]
+    said = accuracy(runs)
+    said = f"**{said}**" if records.summarize(runs).high >= best else said
+    return [f"`{name}`", said, f"{runs[0]['parameters']:,}", f"{minutes:.0f}", f"{origin}; {where}"]
 
 
 def browser(found: dict, measured: Record) -> list[str]:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -116,26 +117,21 @@ class _Recorder(TorchFunctionMode):
         output = output[0] if isinstance(output, (tuple, list)) and output else output
         if not isinstance(output, Tensor):
             return
-        if isinstance(module, nn.Softmax) and not isinstance(
-            self._owner(), nn.Sequential
-        ):  # there: class probabilities
+        if isinstance(module, nn.Softmax):
             self._note(lambda: output)
         if name in self.wanted:
             self.seen.features[name] = output.detach().clone()  # a copy: a later layer may work in place
-            if _has_weights(module):
+            weights: Any = getattr(module, "weights", None)
+            if callable(weights):
                 with torch.no_grad():
-                    self.seen.attention[name] = module.weights(*args, **kwargs)
-
-    def _owner(self) -> nn.Module | None:
-        return self.modules[self.running[-1]] if self.running else None
+                    self.seen.attention[name] = weights(*args, **kwargs)  # type: ignore[assignment]
 
     def _note(self, weights: Callable[[], Tensor]) -> None:
-        name = self.running[-1] if self.running else None
-        if name in self.wanted and not _has_weights(self.modules[name]):
+        """Attention of the running layer, unless that computes its ``weights`` itself or only chains other layers."""
+        if not self.running or self.running[-1] not in self.wanted:
+            return
+        name = self.running[-1]
+        layer = self.modules[name]
+        if not isinstance(layer, nn.Sequential) and not callable(getattr(layer, "weights", None)):
             with torch.no_grad():
                 self.seen.attention[name] = weights().detach().clone()
-
-
-def _has_weights(module: nn.Module) -> bool:
-    """Whether the layer has a method ``weights``, with the arguments of its forward."""
-    return callable(getattr(module, "weights", None))

@@ -8,6 +8,7 @@ import copy
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +51,7 @@ def export(model: nn.Module, images: Tensor, path: Path, tolerance: float = 1e-5
     except Exception as reason:  # whatever the exporter raises, the reader needs its last line
         last = str(reason.__cause__ or reason).strip().splitlines()[-1]
         raise ExportError(f"{type(model).__name__} can't be exported: {last}") from reason
+    assert program is not None
     proto = program.model_proto
     _forget_origins(proto, type(model).__name__)
     onnx.checker.check_model(proto)
@@ -68,7 +70,7 @@ def export(model: nn.Module, images: Tensor, path: Path, tolerance: float = 1e-5
 def export_run(experiment: Experiment, path: Path, seed: int = 0, results: Path | None = None) -> float:
     """The trained model of an experiment, from its record. Returns the largest deviation from torch."""
     model = run(experiment, "report", seed, results=results).model
-    config = model.config
+    config: Any = model.config
     size = config.in_channels, config.image_size, config.image_size
     return export(model, torch.rand(2, *size, generator=torch.Generator().manual_seed(0)), path)
 

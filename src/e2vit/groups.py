@@ -9,7 +9,7 @@ x → −x, which on an image swaps left and right.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +20,7 @@ from torch import Tensor
 MIRROR = torch.tensor([[-1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)  # x → −x
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class FiniteGroup:
     """A finite group of orthogonal 2×2 matrices. Elements are the integers 0 … order − 1; 0 is the identity.
 
@@ -32,18 +32,14 @@ class FiniteGroup:
     inverse:  (order,), ``inverse[g]`` is the element that undoes g.
     """
 
-    name: str
-    matrices: Float64[Tensor, "order 2 2"]
-    product: Int64[Tensor, "order order"]
-    inverse: Int64[Tensor, " order"]
+    name: str = field(compare=False)
+    matrices: Float64[Tensor, "order 2 2"] = field(compare=False)
+    product: Int64[Tensor, "order order"] = field(compare=False)
+    inverse: Int64[Tensor, " order"] = field(compare=False)
+    key: tuple[int, ...] = field(init=False)  # the matrices in millionths: numbers, so that a tracer can compare them
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, FiniteGroup):
-            return NotImplemented
-        return self.order == other.order and bool((self.matrices - other.matrices).abs().max() < 1e-9)
-
-    def __hash__(self) -> int:
-        return hash((self.order, self.rotations))
+    def __post_init__(self):
+        object.__setattr__(self, "key", tuple((self.matrices * 1e6).round().long().flatten().tolist()))
 
     @property
     def order(self) -> int:
@@ -67,7 +63,8 @@ class FiniteGroup:
     def __str__(self) -> str:
         return self.name
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        return f"<group {self.name} of {self.order} elements>"
 
 
 def from_matrices(name: str, matrices: Float[Tensor, "order 2 2"]) -> FiniteGroup:

@@ -7,6 +7,7 @@ They are 6 inches wide with type of 11 points, so that a narrow screen, which sh
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -19,8 +20,13 @@ from e2vit.experiments.records import Summary
 WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
 # Decorates a function that draws a figure: type of 11 points, no frame around legends, axes on two sides.
 styled = mpl.rc_context(
-    {"font.size": 11, "axes.titlesize": "medium", "legend.frameon": False}
-    | {"axes.spines.top": False, "axes.spines.right": False}
+    {
+        "font.size": 11,
+        "axes.titlesize": "medium",
+        "legend.frameon": False,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
 )
 
 # Hues after Okabe and Ito (2008), darkened until thin lines can be seen on white.
@@ -44,7 +50,7 @@ SERIES = ("#0072B2", "#C97B00", "#008F68", "#BF5690", "#2B8CC4", "#D55E00", "#7B
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def look(name: str, k: int = 0) -> dict[str, str]:
+def look(name: str, k: int = 0) -> dict[str, Any]:
     """Color and marker of a model; of the k-th series when the name, up to a comma, is not in the palette."""
     for key in (name, name.split(", ")[0]):
         if key in PALETTE:

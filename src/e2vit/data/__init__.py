@@ -161,7 +161,8 @@ def _cifar10(root: Path) -> Splits:
 
 
 def _pcam(root: Path) -> Splits:
-    return Splits(*(Split(*part) for part in sources.pcam(root)), "pcam", "PatchCamelyon", classes=2)
+    train, validation, test = (Split(*part) for part in sources.pcam(root))
+    return Splits(train, validation, test, "pcam", "PatchCamelyon", classes=2)
 
 
 def _rsscn7(root: Path) -> Splits:

@@ -33,8 +33,8 @@ def from_folder(
     images, labels, names = parts["train"]
     if any(part[2] != names for part in parts.values()):
         raise DataError(f"the folders {', '.join(p.name for p in there.values())} in {path} hold different classes")
-    fractions = [0.0 if part in parts else fraction for part, fraction in (("validation", validation), ("test", test))]
-    splits = stratified(Split(images, labels), *fractions, seed)
+    validation, test = (0.0 if p in parts else f for p, f in (("validation", validation), ("test", test)))
+    splits = stratified(Split(images, labels), validation, test, seed)
     given = {part: Split(*parts[part][:2]) for part in ("validation", "test") if part in parts}
     return _said(Splits(**(splits | given), name=path.name, origin=str(path), classes=len(names), class_names=names))
 

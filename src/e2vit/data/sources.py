@@ -41,7 +41,7 @@ def official_rotmnist(root: Path) -> Labeled | None:
     archive = root / "mnist_rotation_new.zip"
     if not archive.exists():
         try:
-            _fetched(download_url, root, ROTMNIST_URL, str(root), archive.name, ROTMNIST_MD5)
+            fetched(download_url, root, ROTMNIST_URL, str(root), archive.name, ROTMNIST_MD5)
         except Unavailable:
             return None
     _verify(archive, ROTMNIST_MD5)
@@ -63,7 +63,7 @@ def mnist(root: Path) -> tuple[Labeled, Labeled]:
             root = Path(shutil.copytree(files[0].parent, Path(folder) / "MNIST" / "raw")).parents[1]
             parts = [MNIST(str(root), train=train, download=True) for train in (True, False)]
         else:
-            parts = [_fetched(MNIST, root, str(root), train=train, download=_online()) for train in (True, False)]
+            parts = [fetched(MNIST, root, str(root), train=train, download=online()) for train in (True, False)]
     train, test = ((part.data[:, None], part.targets.long()) for part in parts)
     return train, test
 
@@ -80,7 +80,7 @@ def embedded_digits() -> Labeled:
 
 def cifar10(root: Path) -> tuple[Labeled, Labeled]:
     """CIFAR-10's 50,000 training and 10,000 test images."""
-    parts = [_fetched(CIFAR10, root, str(root), train=train, download=_online()) for train in (True, False)]
+    parts = [fetched(CIFAR10, root, str(root), train=train, download=online()) for train in (True, False)]
     train, test = (labeled(root, part.data, np.array(part.targets)) for part in parts)
     return train, test
 
@@ -89,7 +89,7 @@ def pcam(root: Path) -> tuple[Labeled, ...]:
     """PatchCamelyon's training, validation and test images, 96×96 in color; needs the package h5py."""
     parts = []
     for part in ("train", "val", "test"):
-        found = _fetched(PCAM, root, str(root), split=part, download=_online())
+        found = fetched(PCAM, root, str(root), split=part, download=online())
         arrays = []
         for key, dataset in (("images", "x"), ("targets", "y")):
             with found.h5py.File(root / "pcam" / found._FILES[part][key][0]) as file:
@@ -127,19 +127,19 @@ def labeled(path: Path, images: np.ndarray, labels: np.ndarray) -> Labeled:
     return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels.astype(np.int64))
 
 
-def _online() -> bool:
+def online() -> bool:
     return "E2VIT_OFFLINE" not in os.environ
 
 
-def _fetched(source: Callable[..., Any], root: Path, *arguments: Any, **options: Any) -> Any:
+def fetched(source: Callable[..., Any], root: Path, *arguments: Any, **options: Any) -> Any:
     """Calls one of torchvision's sources. Error: Unavailable when its data is neither there nor can be fetched."""
-    name = source.__name__.replace("download_url", "The official archive of rotated MNIST")
-    if not _online() and source is download_url:
+    name = f"The archive {arguments[0]}" if source is download_url else source.__name__
+    if not online() and source is download_url:
         raise Unavailable(f"{name} is not in {root}, and E2VIT_OFFLINE forbids fetching it")
     try:
         return source(*arguments, **options)
     except (RuntimeError, OSError, ImportError) as reason:
-        hint = "" if _online() else "; E2VIT_OFFLINE forbids fetching it"
+        hint = "" if online() else "; E2VIT_OFFLINE forbids fetching it"
         raise Unavailable(f"{name} can't be read from {root} or fetched: {first_line(reason)}{hint}") from None
 
 

@@ -7,47 +7,30 @@ e2vit list`` shows both.
 from dataclasses import replace
 from typing import Any
 
+from e2vit.experiments.attention import equal_terms, group_attention
 from e2vit.experiments.experiment import Experiment, build
+from e2vit.experiments.post_hoc import post_hoc
 from e2vit.experiments.real import real
-from e2vit.groups import cyclic, dihedral, gevit_index, gsa_index
-from e2vit.models import (
-    GCNNConfig,
-    GroupAttentionNetConfig,
-    HybridViTConfig,
-    PooledHybridConfig,
-    SymmetrizedConfig,
-    ViTConfig,
+from e2vit.experiments.recipes import (
+    C8,
+    C16,
+    D4,
+    FINAL,
+    GCNN,
+    HYBRID,
+    MUON,
+    OFFICIAL,
+    P4CNN,
+    PLAIN_TWIN,
+    SMALL_VIT,
+    UPRIGHT,
+    VIT,
+    Z2CNN,
 )
-from e2vit.models.symmetrized import AGGREGATES, CONTROLS
+from e2vit.models import PooledHybridConfig, ViTConfig
 from e2vit.training.config import TrainConfig
-from e2vit.training.fine_tuning import FineTuneConfig
 
 __all__ = ["EXPERIMENTS", "Experiment", "build"]
-
-C1, C4, C8, C16, D4 = cyclic(1), cyclic(4), cyclic(8), cyclic(16), dihedral(4)
-
-# All 12,000 training images and the last epoch: nothing is chosen on the way, so nothing can be chosen wrongly.
-FINAL = TrainConfig(epochs=50, learning_rate=2e-3, batch_size=64, average=0.999, keep="last")
-UPRIGHT = replace(FINAL, augment="none")
-MUON = TrainConfig(epochs=80, learning_rate=3e-3, batch_size=64, average=0.999, optimizer="muon")
-# As the official networks are trained: a constant rate, neither augmentation nor an average of the weights.
-OFFICIAL = TrainConfig(
-    epochs=12,
-    batch_size=32,
-    learning_rate=1e-3,
-    schedule="constant",
-    warmup_epochs=0,
-    weight_decay=1e-4,
-    optimizer="adam",
-    augment="none",
-    clip=None,
-)
-VIT = ViTConfig(initial_position="sinusoidal", token_dropout=0.3)
-SMALL_VIT = ViTConfig(width=64, depth=4)
-HYBRID = HybridViTConfig(group=C4, stem=(8, 24, 32), width=32, heads=2, attention="within_pose")
-PLAIN_TWIN = replace(HYBRID, group=C1, stem=(14, 44, 58), width=58)  # one pose, as many parameters
-GCNN = GCNNConfig.modern(widths=(8, 24, 32, 32))
-P4CNN, Z2CNN = GCNNConfig.p4cnn(), GCNNConfig.z2cnn()
 
 
 def _final(name: str, about: str, model: Any, training: TrainConfig = FINAL, **fields: Any) -> Experiment:
@@ -59,9 +42,10 @@ def _final(name: str, about: str, model: Any, training: TrainConfig = FINAL, **f
 def _first() -> list[Experiment]:
     """Two first runs of a minute on one thread that need no download, and the hybrid that the book is about."""
     short = TrainConfig(epochs=15, batch_size=32, learning_rate=2e-3, average=0.98)
+    muon = replace(MUON, epochs=30, batch_size=50, warmup_epochs=2, average=0.98, augment="none")
     digits: dict[str, Any] = {"data": "digits", "seeds": 1, "expected": 0.95}
     return [
-        Experiment("digits/vit", "a small ViT on the embedded digits", SMALL_VIT, short, network="vit", **digits),
+        Experiment("digits/vit", "a small ViT on the embedded digits", SMALL_VIT, muon, network="vit", **digits),
         Experiment(
             "digits/hybrid-c4", "the hybrid on the embedded digits", HYBRID, short, network="hybrid-c4", **digits
         ),
@@ -108,187 +92,33 @@ def _ablations() -> list[Experiment]:
 
 def _transformers() -> list[Experiment]:
     """The plain ViT, and what the post-hoc chapter makes invariant afterwards."""
-    return [
-        Experiment("rotmnist/vit", "plain ViT, rotation-augmented", VIT, MUON, network="vit"),
-        Experiment(
-            "mnist/vit",
-            "plain ViT on upright digits, never rotated",
-            ViTConfig(),
-            TrainConfig(epochs=4, augment="none", average=0.998),
-            data="mnist",
-            network="vit",
-        ),
-        Experiment(
-            "rotmnist_upright/vit",
+    plain = TrainConfig(epochs=4, augment="none", average=0.998)
+    small = replace(plain, epochs=20, batch_size=64, average=0.999)
+    aerial = ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8)
+    rows: list[tuple[str, str, ViTConfig, TrainConfig, float]] = [
+        ("rotmnist", "plain ViT, rotation-augmented", VIT, MUON, 1.0),
+        ("mnist", "plain ViT on upright digits, never rotated", ViTConfig(), plain, 1.0),
+        (
+            "rotmnist_upright",
             "small plain ViT trained on upright digits, tested on rotated ones",
             SMALL_VIT,
-            TrainConfig(epochs=20, batch_size=64, augment="none", average=0.999),
-            data="rotmnist_upright",
-            network="vit",
+            small,
+            1.0,
         ),
-        Experiment(
-            "rotmnist/vit-tenth",
+        (
+            "rotmnist",
             "small plain ViT, rotation-augmented, on a tenth of the training images",
             replace(VIT, width=64, depth=4),
             replace(MUON, epochs=300, average=0.99),
-            fraction=0.1,
-            network="vit",
+            0.1,
         ),
-        Experiment(
-            "rsscn7/vit",
-            "plain ViT on aerial scenes, never rotated",
-            ViTConfig(image_size=64, in_channels=3, classes=7, patch_size=8),
-            TrainConfig(epochs=60, batch_size=64, augment="none", average=0.99),
-            data="rsscn7",
-            network="vit",
-        ),
+        ("rsscn7", "plain ViT on aerial scenes, never rotated", aerial, replace(small, epochs=60, average=0.99), 1.0),
     ]
-
-
-# One of each kind of aggregate when every weight moves: averaging before and after the head, the most certain view,
-# learned weights of either kind, one that uses the order of the views, one that rotates the image first.
-FINE_TUNED = (
-    "mean_logits",
-    "most_certain",
-    "feature_mean",
-    "learned_mean",
-    "learned_attention",
-    "orbit_convolution",
-    "canonical_learned",
-)
-
-
-def _post_hoc(bases: list[Experiment]) -> list[Experiment]:
-    """Every aggregate on every base, in up to three regimes: post_hoc/<setting>/<regime>/<method>.
-
-    Within a setting all start from the same checkpoint, see the same views and choose among the same learning rates.
-    Aggregates with parameters of their own start as the feature mean, so they need fine-tuning. 10,000 test images with
-    16 views each are 160,000 passes: enough to see half a percent. Methods are compared in pairs on the same images by
-    McNemar's test. A last layer is trained with three seeds, since the features of the views are computed once; moving
-    every weight costs 16 times an ordinary run, so there a few aggregates stand for all, one seed each, in four epochs.
-    """
-    settings = {  # name -> base, group, interpolation, augmentation when every weight moves
-        "rotated": ("rotmnist/vit", C16, "bilinear", "rotation"),
-        "upright": ("rotmnist_upright/vit", C16, "bilinear", "none"),
-        "tenth": ("rotmnist/vit-tenth", C16, "bilinear", "rotation"),
-        "aerial": ("rsscn7/vit", D4, None, "none"),
-    }
-    training = {
-        "none": FineTuneConfig("none", test_images=10_000),
-        "head": FineTuneConfig("head", epochs=10, rates=(3e-4, 1e-3, 3e-3), test_images=10_000),
-        "all": FineTuneConfig("all", epochs=4, rates=(3e-5, 1e-4, 3e-4), test_images=10_000),
-    }
-    untrained = [name for name, aggregate in AGGREGATES.items() if not isinstance(aggregate, type) or name == "frame"]
-    methods = {"none": untrained, "head": [*AGGREGATES, *CONTROLS], "all": FINE_TUNED}
-    of_name = {base.name: base for base in bases}
     return [
         Experiment(
-            f"post_hoc/{setting}/{regime}/{method}",
-            f"{base} made invariant by {method.replace('_', ' ')}; fine-tuned: {regime}",
-            SymmetrizedConfig(of_name[base].model, group, method, interpolation, chunk=1600),
-            replace(training[regime], augment=augment) if regime == "all" else training[regime],
-            data=of_name[base].data,
-            fraction=of_name[base].fraction,
-            base=base,
-            setting=setting,
-            regime=regime,
-            method=method,
-            network="vit",
-            seeds=3 if regime == "head" else 1,
+            f"{data}/vit{'-tenth' * (fraction < 1)}", about, model, training, data, fraction=fraction, network="vit"
         )
-        for regime in methods
-        for setting, (base, group, interpolation, augment) in settings.items()
-        for method in methods[regime]
-    ]
-
-
-def _group_attention() -> list[Experiment]:
-    """GSA-Net, GE-ViT, the corrected and the plain network, by the official recipe but for cost: value dropout alone,
-    float32 or bf16, the epoch chosen on the validation images, 12 epochs instead of 300, or 8 on a tenth of the images.
-    """
-    sound, official = GroupAttentionNetConfig.sound, GroupAttentionNetConfig
-    nets = {  # name -> what it is, model
-        "corrected-c4": ("group attention over C4 with the index of g⁻¹m and sound positions (chapter 3)", sound()),
-        "gevit-c4": ("GE-ViT over C4", official(index=gevit_index)),
-        "gsa-c4": ("GSA-Net over C4", official(index=gsa_index)),
-        "attention-z2": ("self-attention without a group, as released", official(group=C1)),
-        "corrected-d4": ("group attention over D4 with the index of g⁻¹m", sound(group=D4, window=5)),
-        "gevit-d4": ("GE-ViT over D4, whose index is broken", official(group=D4, index=gevit_index, window=5)),
-    }
-    tenth: dict[str, Any] = {"epochs": 8, "batch_size": 8, "validation_images": 500, "test_images": 5_000}
-    of_tenth = "on a tenth of the training images"
-    entries = []
-    for name, (about, model) in nets.items():
-        if "d4" not in name:
-            entries.append(Experiment(f"rotmnist/{name}", about, model, OFFICIAL, network=name))
-    for name, (about, model) in nets.items():
-        entries.append(
-            Experiment(
-                f"rotmnist/{name}-tenth",
-                f"{about}, {of_tenth}",
-                model,
-                replace(OFFICIAL, **tenth),
-                fraction=0.1,
-                network=name,
-                seeds=1 if "d4" in name else 3,
-            )
-        )
-    for name, about, group in (
-        ("attention-z2", "self-attention without a group", C1),
-        ("corrected-c4", "group attention over C4", C4),
-    ):
-        entries.append(
-            Experiment(
-                f"rotmnist/{name}-tenth-tuned",
-                f"{about}, sound positions (chapter 3), {of_tenth}, trained as the ViT is",
-                sound(group=group),
-                replace(MUON, warmup_epochs=0.5, average=0.99, **tenth),
-                fraction=0.1,
-                network=name,
-            )
-        )
-    return entries
-
-
-def _equal_terms() -> list[Experiment]:
-    """Four attention networks that differ in their group or index table alone, one recipe for all; and how the recipe
-    was chosen: the network without a group, a quarter of the epochs, the validation images."""
-    sound = GroupAttentionNetConfig.sound(window=5)
-    nets = {  # name -> what it is, model
-        "plain": ("self-attention without a group", replace(sound, group=C1)),
-        "cayley": ("group attention over C4 with the index of g⁻¹m", replace(sound, group=C4)),
-        "gevit": ("group attention over C4 with GE-ViT's index table", replace(sound, group=C4, index=gevit_index)),
-        "gsa": ("group attention over C4 with GSA-Nets' index table", replace(sound, group=C4, index=gsa_index)),
-    }
-    recipe = replace(MUON, epochs=20, batch_size=16, warmup_epochs=0.5, average=0.99, augment="none")
-    trials: dict[str, dict[str, Any]] = {  # name -> what differs from the recipe
-        "chosen": {},
-        "rate-1e-3": {"learning_rate": 1e-3},
-        "rate-1e-2": {"learning_rate": 1e-2},
-        "adamw": {"optimizer": "adamw"},
-        "batch-32": {"batch_size": 32},
-        "average-999": {"average": 0.999},
-        "constant": {"schedule": "constant"},
-    }
-    terms = "sound positions, window 5, all training images"
-    return [
-        *(
-            Experiment(f"attention/{name}", f"{about}, {terms}", model, recipe, setting="attention", network=name)
-            for name, (about, model) in nets.items()
-        ),
-        *(
-            Experiment(
-                f"attention_recipe/{name}",
-                "a trial of the recipe: self-attention without a group, 4 epochs",
-                nets["plain"][1],
-                replace(recipe, epochs=4, test_images=500, **changes),
-                setting="attention_recipe",
-                method=name,
-                network="plain",
-                seeds=1,
-            )
-            for name, changes in trials.items()
-        ),
+        for data, about, model, training, fraction in rows
     ]
 
 
@@ -405,9 +235,9 @@ EXPERIMENTS: dict[str, Experiment] = {
         *_first(),
         *_ablations(),
         *_BASES,
-        *_post_hoc(_BASES),
-        *_group_attention(),
-        *_equal_terms(),
+        *post_hoc(_BASES),
+        *group_attention(),
+        *equal_terms(),
         *_convolutional(),
         *_data_efficiency(),
         *_test_selection(),

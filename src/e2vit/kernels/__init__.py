@@ -11,18 +11,21 @@ import warnings
 from contextlib import nullcontext
 from functools import lru_cache
 from importlib import import_module
+from types import ModuleType
 
 import torch
 from einops import rearrange, repeat
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from e2vit.kernels import reference
 from e2vit.kernels.reference import exporting
 
 BACKENDS = {"reference": "reference", "numba": "cpu.kernel", "triton": "cuda.kernel"}
 DEVICES = {"numba": "cpu", "triton": "cuda"}  # where a compiled kernel runs
 # The compiled kernel that was faster than the reference in a benchmark record of this kind of device.
 TIMED = {"cpu": "numba"}  # data/results/benchmarks/attention.json; there is no record of a GPU
+_loaded: dict[str, ModuleType] = {"reference": reference}
 FEW_SCORES = 300_000  # up to here the reference takes milliseconds, and nothing need be compiled
 
 
@@ -77,7 +80,7 @@ def attend(
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         if diagonal:
             *inputs, table = poses_as_heads(*inputs, table)
-        out = import_module(f"e2vit.kernels.{BACKENDS[backend]}").attend(*inputs, table, mask, **extra)
+        out = _loaded[backend].attend(*inputs, table, mask, **extra)
     if diagonal:
         out = rearrange(out, "b (head v) e 1 y x -> b head e v y x", head=heads)
     return out.to(dtype)
@@ -132,7 +135,7 @@ def _trial(backend: str, device: str, dtype: torch.dtype) -> str | None:
     maps, offset = torch.ones(1, 1, 1, 1, 2, 2, **options), torch.ones(1, 1, 1, 1, **options)
     table = torch.zeros(1, 1, 1, dtype=torch.int64, device=device)
     try:
-        module = import_module(f"e2vit.kernels.{BACKENDS[backend]}")
+        module = _loaded[backend] = import_module(f"e2vit.kernels.{BACKENDS[backend]}")
         module.attend(maps, maps, maps, offset, offset[0], table)
     except Exception as error:
         return f"{type(error).__name__}: {error}".splitlines()[0]
@@ -167,5 +170,5 @@ def check(q, k, value, position, element, table, mask, diagonal) -> None:
     for name, (has, needs) in expected.items():
         if tuple(has) != tuple(needs):
             raise ValueError(f"the axes of {name} are {tuple(has)}, the other tensors need {tuple(needs)}")
-    if diagonal and not poses == g == m:
+    if diagonal and poses != g:
         raise ValueError(f"diagonal attention needs as many output poses as query poses, got {poses} and {g}")

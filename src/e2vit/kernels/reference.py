@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 # torch 2.4 has the question of compilation alone
 exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
-TILE = 1 << 22  # numbers in the largest temporary of one tile, 16 MB in float32
+TILE = 1 << 20  # numbers in the largest temporary of one tile on a CPU: what stays in the cache
 
 
 def attend(

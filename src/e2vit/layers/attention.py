@@ -2,7 +2,8 @@
 
     out(x, v) = W Σ_g Σ_{m,y} softmax_{(m,y)} [ q(x,g)·k(y,m) + q(x,g)·ρ(v⁻¹(y−x)) + q(x,g)·e(G[v,g,m]) ] value(y, m)
 
-It commutes with the group if and only if the table G is constant on diagonal orbits, G[rv,rg,rm] = G[v,g,m].
+It commutes with the group if the table G is constant on diagonal orbits, G[rv,rg,rm] = G[v,g,m], and for tables whose
+rows depend on m only then; ``is_equivariant_table`` is the exact criterion.
 Lifting is the same layer with a single input pose: from an image to a map with a pose axis. The local layer, that of
 GSA-Nets and GE-ViT, is the same formula with y in the window of x; beyond the border of the map there are no keys.
 Sources: Romero and Cordonnier (2021), GSA-Nets; Xu et al. (2023), GE-ViT.
@@ -18,7 +19,7 @@ from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import FiniteGroup, cayley_index, gsa_index
+from e2vit.groups import FiniteGroup, cayley_index, check_group, gsa_index
 from e2vit.kernels import BACKENDS, attend, poses_as_heads, reference
 from e2vit.layers.position import PositionAsReleased, SoundPosition, seen_offsets, window_mask
 
@@ -70,6 +71,7 @@ class GroupSelfAttention(nn.Module):
         forward_offsets: bool | None = None,
     ):
         super().__init__()
+        check_group(group)
         if min(channels, heads, head_dim, out_channels or 1) < 1:
             raise ValueError(f"channels, heads and head_dim start at 1, got {(channels, heads, head_dim)}")
         if query_pose not in ("sum", "diagonal"):

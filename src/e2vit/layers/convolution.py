@@ -25,6 +25,8 @@ class _TurnedConv(nn.Module):
     """What both convolutions share: a weight for each basis filter, and a convolution by the filters in every pose."""
 
     lifting: bool
+    basis: Tensor
+    relative: Tensor
 
     def __init__(
         self,
@@ -44,8 +46,8 @@ class _TurnedConv(nn.Module):
         self.register_buffer("basis", turned_basis(group, kernel), persistent=False)
         if not self.lifting:
             self.register_buffer("relative", relative_elements(group), persistent=False)  # g⁻¹m
-        inputs = (channels, *(() if self.lifting else (group.order,)), self.basis.shape[1])
-        self.weight = nn.Parameter(torch.randn(out_channels, *inputs) * (2 / math.prod(inputs)) ** 0.5)
+        inputs = [channels, *([] if self.lifting else [group.order]), self.basis.shape[1]]
+        self.weight = nn.Parameter(torch.randn([out_channels, *inputs]) * (2 / math.prod(inputs)) ** 0.5)
         self.bias = nn.Parameter(torch.zeros(out_channels)) if bias else None
 
     def _convolved(self, planes: Tensor, filters: Tensor) -> Tensor:
@@ -133,7 +135,7 @@ def check_poses(x: Tensor, group: FiniteGroup) -> None:
         )
 
 
-def check_size_rule(size: tuple[int, int], kernel: int, padding: int, stride: int) -> None:
+def check_size_rule(size: tuple[int, ...], kernel: int, padding: int, stride: int) -> None:
     """ValueError where a kernel does not tile the map, which would break exact equivariance; names sizes that work."""
     for side in size:
         if not is_exact(side, kernel, padding, stride):

@@ -20,6 +20,8 @@ READOUTS = ("mean_max", "mean")
 class GroupLinear(nn.Module):
     """A linear map of all poses together that commutes with the group: y_g = Σ_m W[g⁻¹m] x_m."""
 
+    relative: Tensor
+
     def __init__(self, group: FiniteGroup, width: int, out_width: int):
         super().__init__()
         check_group(group)
@@ -84,9 +86,10 @@ class PoseAttention(nn.Module):
             # torch's fused attention has no gradient for a bias on a CPU, and what it does instead is slower than this
             return ((q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1) + bias).softmax(-1) @ v
         if torch.compiler.is_compiling() and q.ndim == 5:  # exporters know four axes: a pose is one more head
-            parts = (rearrange(x, "batch pose head token d -> batch (pose head) token d") for x in (q, k, v))
-            x = F.scaled_dot_product_attention(*parts, None if bias is None else bias.flatten(0, 1)[None])
-            return rearrange(x, "batch (pose head) token d -> batch pose head token d", pose=q.shape[1])
+            poses, bias = q.shape[1], None if bias is None else bias.flatten(0, 1)[None]
+            q, k, v = (rearrange(x, "batch pose head token d -> batch (pose head) token d") for x in (q, k, v))
+            x = F.scaled_dot_product_attention(q, k, v, bias)
+            return rearrange(x, "batch (pose head) token d -> batch pose head token d", pose=poses)
         return F.scaled_dot_product_attention(q, k, v, bias)
 
 

@@ -146,10 +146,14 @@ class RelativeBias(nn.Module):
     keep the grid.
     """
 
+    features: Tensor
+    offset: Tensor
+    relative: Tensor
+
     def __init__(self, group: FiniteGroup, side: int, heads: int, joint: bool, hidden: int = 32, frequencies: int = 4):
         super().__init__()
-        self.group, self.side, self.joint = group, side, joint
         check_group(group)
+        self.group, self.joint = group, joint
         seen = seen_offsets(group, 2 * side - 1, 2 * side - 1, False, torch.float64, torch.device("cpu"))
         seen = seen * ((side - 1) / side)
         angles = seen[..., None] * torch.arange(1, frequencies + 1, dtype=torch.float64) * (torch.pi / 2)
@@ -162,7 +166,7 @@ class RelativeBias(nn.Module):
 
     def forward(self) -> Float[Tensor, "..."]:
         """(head, pose·query, pose·key) when joint, else (pose, head, query, key)."""
-        table = self.network(self.features.to(self.network[0].weight.dtype))  # g offset (head r)
+        table = self.network(self.features.to(next(self.network.parameters()).dtype))  # g offset (head r)
         if not self.joint:
             return rearrange(table[:, self.offset], "g query key head -> g head query key")
         table = rearrange(table, "g offset (head r) -> g r offset head", r=self.group.order)
@@ -180,11 +184,13 @@ class PoseRotary(nn.Module):
     the pose is ours.
     """
 
+    places: Tensor
+    relative: Tensor
+
     def __init__(self, group: FiniteGroup, side: int, heads: int, head_dim: int, joint: bool):
         super().__init__()
         if head_dim % 2:
             raise ValueError(f"rotary positions turn pairs of features, so {head_dim} features per head must be even")
-        self.joint = joint
         seen = grid_points(side) @ group.matrices  # g⁻¹x, for rows x
         self.register_buffer("places", seen.float(), persistent=False)  # pose, token, xy
         self.register_buffer("relative", relative_elements(group), persistent=False)
@@ -200,7 +206,7 @@ class PoseRotary(nn.Module):
         """Queries and keys turned; joint: for each pose of the query, the keys are all poses and tokens."""
         angle = einsum(self.places.to(q.dtype), self.frequency, "g token xy, head pair xy -> g head token pair")
         q = _turn(q, angle)
-        if not self.joint:
+        if self.pose is None:
             return q, _turn(k, angle)
         k = rearrange(k, "batch m head token d -> batch 1 m head token d")
         k = k + rearrange(self.pose[self.relative], "g m head d -> g m head 1 d")  # batch g m head token d

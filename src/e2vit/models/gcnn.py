@@ -63,16 +63,8 @@ class GCNNConfig:
     @classmethod
     def modern(cls, **changes) -> "GCNNConfig":
         """The stem of the hybrid with two more convolutions where the hybrid has its transformer blocks."""
-        return cls(
-            **{
-                "widths": (8, 24, 32, 32, 32),
-                "kernel": 5,
-                "same_size": True,
-                "pool_after": (1, 2),
-                "readout": "mean_max",
-                **changes,
-            }
-        )
+        modern = dict(widths=(8, 24, 32, 32, 32), kernel=5, same_size=True, pool_after=(1, 2), readout="mean_max")
+        return cls(**modern | changes)
 
     def tiny(self) -> "GCNNConfig":
         return replace(self, widths=tuple(2 for _ in self.widths))

@@ -70,13 +70,13 @@ class GroupAttentionNetConfig:
                 f"blocks {self.blocks} need {len(self.blocks)} expansions and {sum(self.blocks)} crops, "
                 f"got {len(self.expansions)} and {len(self.crops)}"
             )
-        if min(step.size_after for step in self.steps) < 1:
+        if min((step.size_after for step in self.steps), default=1) < 1:
             raise ValueError(f"an image of {self.image_size} pixels is cropped and pooled to nothing")
         if self.size_rule and not self.obeys_size_rule:
-            odd = ", ".join(f"{step.size}×{step.size}" for step in self.steps if step.kind == "pool" and step.size % 2)
+            odd = ", ".join(str(step.size) for step in self.steps if step.kind == "pool" and step.size % 2)
             raise ValueError(
-                f"an image of {self.image_size} pixels leads to a 2×2 pool on a map of {odd}, which breaks equivariance "
-                "to quarter turns: choose another image size, or pass size_rule=False"
+                f"an image of {self.image_size} pixels leads to a 2×2 pool on a map of {odd} pixels, which breaks "
+                "equivariance to quarter turns: choose another image size, or pass size_rule=False"
             )
         if self.position == "released" and (self.channels % 4 or self.channels < 8):
             raise ValueError(f"released positions need a multiple of 4 channels from 8 on, not {self.channels}")
@@ -90,21 +90,10 @@ class GroupAttentionNetConfig:
     def pcam(cls, **changes) -> "GroupAttentionNetConfig":
         """As released. Its last pool, 2×2 on a 7×7 map, breaks the size rule: not equivariant whatever the index."""
         return cls(
-            **{
-                "image_size": 96,
-                "in_channels": 3,
-                "classes": 2,
-                "channels": 12,
-                "window": 5,
-                "blocks": (0, 1, 2, 1),
-                "crops": (0, 2, 1, 1),
-                "expansions": (1, 2, 2, 2),
-                "norms_between": True,
-                "pool_after_last": True,
-                "size_rule": False,
-                "attention_dropout": 0.1,
-                **changes,
-            }
+            **dict(image_size=96, in_channels=3, classes=2, channels=12, window=5)
+            | dict(blocks=(0, 1, 2, 1), crops=(0, 2, 1, 1), expansions=(1, 2, 2, 2), norms_between=True)
+            | dict(pool_after_last=True, size_rule=False, attention_dropout=0.1)
+            | changes
         )
 
     @classmethod
@@ -231,7 +220,7 @@ class GroupAttentionNet(ImageClassifier):
         self.classify = Pointwise(last, config.classes, bias=False)
         if config.readout == "mean":
             with torch.no_grad():
-                self.classify.weight *= 0.1  # all classes start about as likely; released logits start near 100
+                self.classify.weight.mul_(0.1)  # all classes start about as likely; released logits start near 100
         self.head = nn.Identity()  # classes come before the pooling, which ends in a maximum: nothing is left to do
 
     def _attention(self, channels: int, out_channels: int, lifting: bool = False) -> LocalGroupSelfAttention:
@@ -294,12 +283,7 @@ class GroupAttentionNet(ImageClassifier):
 
     @classmethod
     def from_released(
-        cls,
-        state: dict[str, Any],
-        group: FiniteGroup,
-        index: Callable,
-        window: int,
-        tables: str = "state",
+        cls, state: dict[str, Any], group: FiniteGroup, index: Callable, window: int, tables: str = "state"
     ) -> "GroupAttentionNet":
         """The released rotMNIST network with released weights, in evaluation mode and in their floating type.
 

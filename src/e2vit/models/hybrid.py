@@ -78,8 +78,8 @@ class HybridViTConfig:
             )
         if self.attention_scores > 1e8:
             warnings.warn(
-                f"this configuration computes {self.attention_scores:.1e} attention scores for one image: a longer stem "
-                f"than {self.stem} leaves fewer positions",
+                f"this configuration computes {self.attention_scores:.1e} attention scores for one image: a longer "
+                f"stem than {self.stem} leaves fewer positions",
                 stacklevel=3,
             )
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit.groups import cyclic
+from e2vit.groups import FiniteGroup, cyclic
 from e2vit.layers.convolution import pool_elements
 from e2vit.models.classifier import ImageClassifier, check_counts
 from e2vit.models.group_attention_net import GroupAttentionNet, GroupAttentionNetConfig
@@ -30,6 +30,10 @@ class PooledHybridConfig:
         check_counts(self, layers=0)
         if self.window > self.front.side:
             raise ValueError(f"a window of {self.window} positions is larger than the map, {self.front.side} positions")
+
+    @property
+    def group(self) -> FiniteGroup:
+        return self.front.group
 
     @property
     def image_size(self) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
-from torch import Tensor, nn
+from torch import Tensor
 
 from e2vit.layers.attention import LocalGroupSelfAttention
 from e2vit.layers.position import seen_offsets
@@ -33,7 +33,7 @@ RENAMED = [
 DERIVED = re.compile(r"(^|[./])(group\._\w+|g_indices)$")  # follows from the group
 
 
-def load_released(net: nn.Module, state: Mapping[str, Any], tables: str) -> nn.Module:
+def load_released(net: Any, state: Mapping[str, Any], tables: str) -> Any:
     """The network with the weights of ``state``. ValueError when they are those of another group or architecture."""
     if tables not in ("state", "own"):
         raise ValueError(f"tables is 'state' or 'own', not {tables!r}")

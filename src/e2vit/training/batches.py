@@ -46,7 +46,8 @@ class Batches:
         batches = self._of_split(generator) if isinstance(self.data, Split) else self._of_loader()
         for images, labels, views in batches:
             images = as_float(images[share].to(device))
-            images = apply_views(images, [v[share].to(device) for v in views])
+            if views:
+                images = apply_views(images, [v[share].to(device) for v in views])
             yield images if self.augmentation is None else self.augmentation(images), labels[share].to(device)
 
     def _of_split(self, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor, list[Tensor]]]:
@@ -96,6 +97,10 @@ def check(model: nn.Module, data: Data, what: str) -> None:
     else:
         with torch.random.fork_rng(devices=[]):
             images, labels = next(iter(data), (torch.zeros(0), torch.zeros(0)))
+        if images.ndim > 1 and not (images.dtype == torch.uint8 or images.is_floating_point()):
+            raise ValueError(f"{what} images are uint8 or floats, not {images.dtype}")
+        if images.is_floating_point() and images.numel() and images.abs().max() > 20:  # normalized ones lie below
+            raise ValueError(f"{what} images are floats up to {images.max():.3g}: divide them by 255, or give uint8")
     if len(labels) == 0:
         raise ValueError(f"training needs at least one {what} image")
     if len(images) != len(labels):

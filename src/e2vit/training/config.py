@@ -24,7 +24,7 @@ class TrainConfig:
     warmup_epochs: float = 3  # the rate rises linearly
     weight_decay: float = 0.05
     optimizer: str = "adamw"  # see ``optimizer.py``: "adamw", "adam" as the official networks have it, or "muon"
-    augment: str = "rotation"  # by any angle; "dihedral": half of them mirrored, too; "d4": the same in quarter turns; or "none"
+    augment: str = "rotation"  # by any angle; "dihedral": and mirrored; "d4": by quarter turns and mirrored; "none"
     clip: float | None = 1.0  # largest norm of the gradient
     average: float | None = None  # decay of the moving average of the weights that is evaluated and kept
     keep: str = "best"  # the epoch with the best validation accuracy; or "last"
@@ -55,8 +55,8 @@ def check_counts(config: Any, *fields: str) -> None:
 def draw_views(augment: str, count: int, generator: torch.Generator) -> list[Tensor]:
     """Random numbers for each image of a batch, drawn on the CPU from the generator alone.
 
-    "rotation": degrees. "dihedral": degrees, and whether the image is mirrored first. "d4": the same with multiples of 90.
-    "none": an empty list.
+    "rotation": degrees. "dihedral": degrees, and whether the image is mirrored first. "d4": the same with multiples of
+    90 degrees. "none": an empty list.
     """
     if augment == "none":
         return []

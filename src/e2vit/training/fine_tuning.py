@@ -154,18 +154,25 @@ class _Head(nn.Module):
 
     def __init__(self, model: Symmetrized, parts: list[Tensor]):
         super().__init__()
-        self.head, self.aggregate = model.parts.head, model.aggregate  # parameters, where they have any
-        self.symmetrized = [model]  # in a list: the body is no part of what is trained
+        head = model.parts.head
+        self.aggregate, self.moved = model.aggregate, head if isinstance(head, nn.Module) else _parameters(head)
+        self.unmoved = [model, head]  # in a list: the body is no part of what is trained
         self.images = torch.cat(parts)
         self.features = torch.cat([view_features(model, images) for images in parts])
+        self.train(model.training)
 
     def forward(self, rows: Tensor) -> Tensor:
-        (model,), seen = self.symmetrized, self.features[rows.to(self.features.device)]
+        (model, head), seen = self.unmoved, self.features[rows.to(self.features.device)]
         if model.combines == "features":
             return model.combine(seen)
-        logits = model.parts.head(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
-        views = model.views(as_float(self.images[rows.cpu()].to(seen))) if model.combines == "images" else None
+        logits = head(seen.flatten(0, 1)).unflatten(0, seen.shape[:2])
+        views = model.views(as_float(self.images[rows.cpu()].to(seen.device))) if model.combines == "images" else None
         return model.combine(logits, views)
+
+
+def _parameters(head: Any) -> nn.ParameterList:
+    """The trainable parameters of a head that is not a module."""
+    return nn.ParameterList(head.parameters() if hasattr(head, "parameters") else [])
 
 
 def _head(model: Symmetrized, data: Data, validation: Data, batch_size: int) -> tuple[_Head, DataLoader, DataLoader]:
@@ -195,7 +202,7 @@ def view_features(model: Symmetrized, images: Tensor) -> Float[Tensor, "n elemen
 
     Kept for models of equal weights below the head and equal features of the first images.
     """
-    head = {id(p) for p in model.parts.head.parameters()} if isinstance(model.parts.head, nn.Module) else set()
+    head = {id(p) for p in _parameters(model.parts.head)}
     weights = [p for p in [*model.model.parameters(), *model.model.buffers()] if id(p) not in head]
     key = _sha256(weights), _sha256([images]), model.group, model.interpolation, model.fill
     was_training, device = model.training, next(model.parameters()).device

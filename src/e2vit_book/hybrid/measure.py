@@ -1,126 +1,129 @@
-"""What the chapter on the hybrid reads and measures: exactness block by block, costs, and what the records say."""
+"""What the chapter on the hybrid reads and measures: exactness by stage, costs, and what the records say."""
 
-import dataclasses
+import math
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from e2vit.actions import act
-from e2vit.experiments import RecordError, Run, record_of, run, seeds_present
+from e2vit.experiments import Experiment, RecordError, Run, record_of, records, run
 from e2vit.experiments.catalog import EXPERIMENTS, build
+from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
+from e2vit.layers import LocalGroupSelfAttention
+from e2vit.models import HybridViT
+
+FAMILIES = {  # how the name of a network begins → the name of its kind in the book's palette
+    "hybrid": "hybrid",
+    "patches": "hybrid",
+    "pooled": "pooled hybrid",
+    "gcnn-z2cnn": "CNN",
+    "gcnn": "G-CNN",
+    "vit": "ViT",
+    "gevit": "GE-ViT",
+    "gsa": "GSA-Net",
+    "corrected": "Cayley table",
+    "attention-z2": "attention without a group",
+}
 
 
 @torch.no_grad()
-def stage_errors(model: nn.Module, images: Tensor, group: FiniteGroup, elements: list[int]) -> dict[str, float]:
-    """For every stage of a model: max over r of max |f(r.x) − r.f(x)| / max |f(x)|; vectors are not expected to move.
+def stage_errors(model: HybridViT, images: Tensor, group: FiniteGroup, elements: Sequence[int]) -> dict[str, float]:
+    """For every stage of a model: max over r of max |f(r.x) − r.f(x)| / max |f(x)|; r acts trivially on vectors.
 
-    model: with a method ``stages(images)``, name → lifted map or vector.
+    model: any network with a method ``stages(images)``, name → lifted map or vector.
     """
     upright = model.stages(images)
     errors = dict.fromkeys(upright, 0.0)
     for r in elements:
-        turned = model.stages(act(group, r, images))
-        for name, value in upright.items():
-            expected = act(group, r, value) if value.ndim == 5 else value
-            error = (turned[name] - expected).abs().max() / value.abs().max()
+        for name, value in model.stages(act(group, r, images)).items():
+            expected = act(group, r, upright[name]) if value.ndim == 5 else upright[name]
+            error = (value - expected).abs().max() / upright[name].abs().max()
             errors[name] = max(errors[name], error.item())
     return errors
 
 
-def multiply_adds(name: str) -> float:
-    """Multiplications of one image in one forward pass of an experiment's model, counted by torch.
+def multiply_adds(experiment: Experiment) -> float:
+    """Multiplications of one forward pass on one image: convolutions, matrix products and attention.
 
-    Counted are convolutions, matrix products and attention. Group attention is counted in its plain form.
+    Group attention is counted in its plain form, which is the one that torch can count.
     """
-    experiment = EXPERIMENTS[name]
-    if hasattr(experiment.model, "backend"):
-        plain = dataclasses.replace(experiment.model, backend="reference")
-        experiment = dataclasses.replace(experiment, model=plain)
     model = build(experiment, 0).eval()
-    config = experiment.model
+    for module in model.modules():
+        if isinstance(module, LocalGroupSelfAttention):
+            module.backend = "reference"
+    config = getattr(experiment.model, "front", experiment.model)
+    channels = getattr(config, "in_channels", getattr(config, "channels", 1))
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, config.in_channels, config.image_size, config.image_size))
+        model(torch.zeros(1, channels, config.image_size, config.image_size))
     return counter.get_total_flops() / 2
 
 
-def found(prefix: str, mode: str, quick: tuple[str, ...] = ()) -> dict[str, list[dict[str, Any]]]:
-    """Experiment → its good records, for the names that begin so, in the order of the list.
+def found(prefix: str, mode: str, quick: Sequence[str] = ()) -> dict[Experiment, list[dict[str, Any]]]:
+    """Experiment → its valid records, for the names that begin so.
 
-    Mode "report" reads what there is, "train" makes what is missing, "quick" runs the few names given, in memory.
+    Mode "report" reads the records there are, "train" makes the missing ones, "quick" runs the few names given.
     """
-    names = [name for name in EXPERIMENTS if name.startswith(prefix)]
-    records: dict[str, list[dict[str, Any]]] = {}
-    for name in quick if mode == "quick" else names:
-        seeds = seeds_present(name) if mode == "report" else range(1 if mode == "quick" else EXPERIMENTS[name].seeds)
-        for seed in seeds:
-            try:
-                record = record_of(name, mode, seed)
-            except RecordError:  # stale or altered: it does not count
-                continue
-            records.setdefault(name, []).append(record)
-    return records
+    if mode == "report":
+        return records.by_experiment(records.find(prefix))
+    names = quick if mode == "quick" else [name for name in EXPERIMENTS if name.startswith(prefix)]
+    seeds = {name: range(1 if mode == "quick" else EXPERIMENTS[name].seeds) for name in names}
+    return {EXPERIMENTS[name]: [record_of(name, mode, seed) for seed in seeds[name]] for name in names}
 
 
-def first_available(names: tuple[str, ...], mode: str) -> tuple[str, Run]:
-    """The first experiment that has a record, else a moment of training of the first; and which it is, in words."""
+def first_available(names: Sequence[str], mode: str) -> tuple[bool, Run]:
+    """The first experiment that has a record; without any, the first one trained for a moment (False)."""
     for name in names:
         try:
-            return f"{name}, {'a moment of training' if mode == 'quick' else 'trained'}", run(name, mode)
+            return mode != "quick", run(name, mode)
         except RecordError:
             continue
-    return f"{names[0]}, a moment of training", run(names[0], "quick")
+    return False, run(names[0], "quick")
 
 
-def table(records: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """One row for each experiment: parameters, epochs, seeds, validation and test accuracy (%), mean over seeds.
+def family(experiment: Experiment) -> str:
+    """The kind of an experiment's network, as the palette names it."""
+    network = experiment.network or ""
+    return next((FAMILIES[key] for key in FAMILIES if network.startswith(key)), network)
 
-    The test accuracy of several seeds comes with its standard error, that of one seed with Wilson's interval.
+
+def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Family, fraction, test summary, millions of multiplications and augmentation of every experiment."""
+    return [
+        {
+            "family": family(experiment),
+            "fraction": experiment.fraction,
+            "summary": records.summarize(of_experiment),
+            "millions": multiply_adds(experiment) / 1e6,
+            "augmented": getattr(experiment.training, "augment", "none") != "none",
+        }
+        for experiment, of_experiment in by_experiment.items()
+    ]
+
+
+def seconds_per_image(of_experiment: Sequence[dict[str, Any]]) -> float:
+    """Seconds of training for one image, the mean over records; the final evaluation is part of the time."""
+    return statistics.fmean(r["seconds"] / (len(r["curve"]) * r["training_images"]) for r in of_experiment)
+
+
+def seed_spread(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> tuple[float, int]:
+    """Standard deviation of the test accuracy between seeds, pooled over experiments, and its degrees of freedom."""
+    groups = [[r["test"]["accuracy"] for r in of_experiment] for of_experiment in by_experiment.values()]
+    groups = [values for values in groups if len(values) > 1]
+    freedom = sum(len(values) - 1 for values in groups)
+    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
+    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
+
+
+def detectable(summary: Summary, spread: float) -> float:
+    """The true difference of two accuracies that a comparison would find in 80 % of cases at the 5 % level.
+
+    summary: of one of the two networks; the other has as many seeds. spread: standard deviation between seeds.
+    Both networks are tested on the same images. Ignoring that their errors are paired makes this an upper bound.
     """
-    rows = []
-    for name, of_name in records.items():
-        test, validation = (
-            pd.Series([record[split]["accuracy"] for record in of_name]) for split in ("test", "validation")
-        )
-        low, high = of_name[0]["test"]["interval"]
-        spread = f" ± {100 * test.sem():.2f}" if len(test) > 1 else f" [{100 * low:.2f}, {100 * high:.2f}]"
-        chosen = "–" if of_name[0]["configuration"]["all_training"] else f"{100 * validation.mean():.2f}"
-        rows.append(
-            {
-                "experiment": name,
-                "test (%)": f"{100 * test.mean():.2f}{spread}",
-                "validation (%)": chosen,
-                "parameters": f"{of_name[0]['parameters']:,}",
-                "epochs": len(of_name[0]["curve"]),
-                "seeds": len(test),
-                "what it is": EXPERIMENTS[name].about.removeprefix("ablation of the hybrid: "),
-            }
-        )
-    columns = ["experiment", "test (%)", "validation (%)", "parameters", "epochs", "seeds", "what it is"]
-    return pd.DataFrame(rows, columns=columns).set_index("experiment")
-
-
-def points(records: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """What the accuracy–cost picture draws: a row for each experiment, with its Wilson interval and its cost."""
-    rows = []
-    for name, of_name in records.items():
-        test = pd.DataFrame([record["test"] for record in of_name])
-        low, high = (pd.Series([interval[side] for interval in test["interval"]]).mean() for side in (0, 1))
-        rows.append(
-            {
-                "name": name,
-                "about": EXPERIMENTS[name].about,
-                "kind": type(EXPERIMENTS[name].model).__name__[:-6],
-                "parameters": of_name[0]["parameters"],
-                "millions": multiply_adds(name) / 1e6,
-                "seeds": len(of_name),
-                "accuracy": test["accuracy"].mean(),
-                "low": low,
-                "high": high,
-                "origin": of_name[0]["data"]["origin"],
-            }
-        )
-    return pd.DataFrame(rows)
+    images = summary.mean * (1 - summary.mean) / summary.images
+    return (1.96 + 0.84) * math.sqrt(2 * (images + spread**2 / summary.seeds))

@@ -53,8 +53,9 @@ def with_nearest_filters(network: nn.Module, group: FiniteGroup) -> nn.Module:
     """A copy whose filters are turned by nearest pixel from the same upright ones: the control of ``turning_error``."""
     network = copy.deepcopy(network)
     for module in network.modules():
-        if "basis" in dict(module.named_buffers(recurse=False)):
-            module.basis = nearest_basis(group, module.basis[0])
+        buffers = dict(module.named_buffers(recurse=False))
+        if "basis" in buffers:
+            module.basis = nearest_basis(group, buffers["basis"][0])
     return network
 
 

@@ -1,4 +1,4 @@
-"""What a model does while its input turns: probabilities, feature maps, embeddings and errors against the angle.
+"""Probabilities, feature maps, embeddings and residuals of a model while its input turns.
 
 Angles are in degrees, counter-clockwise. Images are (channel, height, width), one image at a time, as floats.
 """
@@ -20,9 +20,9 @@ from e2vit_book.inside.attention_maps import inverse_poses
 def turned(
     image: Float[Tensor, "channel height width"], degrees: Sequence[float]
 ) -> Float[Tensor, "angle channel height width"]:
-    """The image at every angle. Error: exact at multiples of 90; elsewhere bilinear, zero outside."""
+    """Turn the image by every angle. Error: exact at multiples of 90; elsewhere bilinear, zero outside."""
     if image.ndim != 3 or image.shape[-1] != image.shape[-2]:
-        raise ValueError(f"an image to be turned is (channel, side, side), this one is {tuple(image.shape)}")
+        raise ValueError(f"an image has shape (channel, side, side), got {tuple(image.shape)}")
     if not len(degrees):
         raise ValueError("the list of angles is empty")
     return torch.cat([rotate(image[None], float(angle)) for angle in degrees])
@@ -40,7 +40,7 @@ def probabilities(
 def most_ambiguous(
     model: Callable[[Tensor], Tensor], images: Float[Tensor, "n channel height width"], label: int, other: int
 ) -> int:
-    """Which image the model takes most surely for ``label``, and after half a turn for ``other``: a 6 and a 9, say."""
+    """Index of the image with the largest p(label) · p(other after 180°), for example a 6 read as a 9."""
     upright, turned_over = (model(x).softmax(-1) for x in (images, images.rot90(2, (-2, -1))))
     return int((upright[:, label] * turned_over[:, other]).argmax())
 
@@ -49,7 +49,7 @@ def most_ambiguous(
 def features(
     model: nn.Module, layers: Sequence[str], images: Float[Tensor, "n channel height width"]
 ) -> dict[str, Float[Tensor, "n ..."]]:
-    """Layer → what it gives for each image. Error: KeyError for a layer that the model does not have."""
+    """Layer → its output for each image. Error: KeyError for a layer that the model does not have."""
     parts: dict[str, list[Tensor]] = {layer: [] for layer in layers}
     for batch in images.split(24):
         with capture(model, layers) as seen:
@@ -63,17 +63,17 @@ def features(
 def attention(
     model: nn.Module, layers: Sequence[str], images: Float[Tensor, "n channel height width"]
 ) -> dict[str, Float[Tensor, "n ..."]]:
-    """Layer → its attention for each image. Error: KeyError for a layer that does not attend or is not there."""
+    """Layer → its attention for each image. Error: KeyError for a layer that is missing or has no attention."""
     with capture(model, layers) as seen:
         model(images)
     return {layer: seen.attention[layer] for layer in layers}
 
 
 def as_map(x: Float[Tensor, "batch ..."], poses: int = 1) -> Float[Tensor, "batch channel pose row column"]:
-    """Features of any layer as a map over poses and positions; without poses the pose axis has length 1.
+    """Arrange the features of any layer as a map over poses and positions; without poses that axis has length 1.
 
     Takes (batch, channel, pose, row, column), (batch, channel, row, column), (batch, pose, token, d) and
-    (batch, token, d); tokens stand row by row, and one in front of a square grid (a class token) is left out.
+    (batch, token, d). Tokens are ordered row by row; a class token in front of a square grid is left out.
     """
     if x.ndim == 5:
         return x
@@ -84,21 +84,27 @@ def as_map(x: Float[Tensor, "batch ..."], poses: int = 1) -> Float[Tensor, "batc
         grids = isqrt(per_pose) ** 2 == per_pose and not extra
         x = rearrange(x if grids else x[:, 1:], "batch (pose token) d -> batch pose token d", pose=poses)
     if x.ndim != 4 or isqrt(x.shape[2]) ** 2 != x.shape[2]:
-        raise ValueError(f"features of shape {tuple(x.shape)} are no map over the plane")
+        raise ValueError(f"features of shape {tuple(x.shape)} cannot be arranged as a map over the plane")
     return rearrange(x, "batch pose (row column) d -> batch d pose row column", row=isqrt(x.shape[2]))
 
 
-def turn_map(
-    x: Float[Tensor, "batch channel pose row column"], degrees: float
-) -> Float[Tensor, "batch channel pose row column"]:
-    """A map turned as its image is: positions about the center, poses around their ring (those of C_n).
+def relative_residual(found: Float[Tensor, "..."], expected: Float[Tensor, "..."]) -> float:
+    """max |f(gx) − g f(x)| / max |f(x)|: dimensionless, zero for an equivariant layer."""
+    return ((found - expected).abs().max() / expected.abs().max().clamp_min(1e-30)).item()
 
-    Error: none where the angle is a multiple of 90 and of the step between poses; elsewhere bilinear, in both.
-    """
-    steps = degrees * x.shape[2] / 360
-    whole, part = int(steps // 1), steps % 1
-    x = (1 - part) * x.roll(whole, 2) + part * x.roll(whole + 1, 2) if part else x.roll(whole, 2)
-    return rotate(x.flatten(1, 2), degrees).unflatten(1, x.shape[1:3])
+
+def residuals(
+    model: nn.Module,
+    layers: Sequence[str],
+    image: Float[Tensor, "channel height width"],
+    group: FiniteGroup,
+    inverse_names: bool = False,
+) -> dict[str, float]:
+    """The relative residual of every layer, and of the logits, which should not change at all."""
+    errors = {layer: relative_residual(*orbit_features(model, layer, image, group, inverse_names)) for layer in layers}
+    with torch.no_grad():
+        logits = model(torch.cat([act(group, g, image[None]) for g in range(group.order)]))
+    return errors | {"logits": relative_residual(logits, logits[:1])}
 
 
 def orbit_features(
@@ -108,10 +114,10 @@ def orbit_features(
     group: FiniteGroup,
     inverse_names: bool = False,
 ) -> tuple[Tensor, Tensor]:
-    """Feature maps of a layer two ways: f(gx) and g f(x), for every g. Equal for an equivariant layer.
+    """Feature maps f(gx) and g f(x) of a layer, for every g; they are equal for an equivariant layer.
 
     Both (element, channel, pose, row, column); the pose axis has length 1 for a model without poses.
-    inverse_names: the model calls v what is called v⁻¹ here, as the released GSA-Nets do; that is undone first.
+    inverse_names: the model names pose v what is v⁻¹ here, as the released GSA-Nets do; the names are exchanged first.
     """
     views = torch.cat([act(group, g, image[None]) for g in range(group.order)])
     found = features(model, [layer], views)[layer]
@@ -120,22 +126,6 @@ def orbit_features(
     maps = inverse_poses(maps, group, (2,)) if inverse_names else maps
     moved = [act(group, g, maps[:1] if lifted else maps[:1, :, 0]) for g in range(group.order)]
     return maps, torch.cat([x if lifted else x[:, :, None] for x in moved])
-
-
-@torch.no_grad()
-def equivariance_by_angle(
-    model: nn.Module,
-    layers: Sequence[str],
-    image: Float[Tensor, "channel height width"],
-    degrees: Sequence[float],
-    poses: int = 1,
-) -> Float[Tensor, "layer angle"]:
-    """‖f(turned x) − turned f(x)‖ / ‖f(x)‖ within the disc that stays in the picture: dimensionless.
-
-    A layer without a map (features pooled, logits) is compared with itself unturned: that is its invariance.
-    """
-    found = features(model, layers, torch.cat([image[None], turned(image, degrees)]))
-    return torch.stack([_errors(found[layer], degrees, poses) for layer in layers])
 
 
 def embeddings(
@@ -152,7 +142,7 @@ def components(
 ) -> tuple[Float[Tensor, "n count"], Float[Tensor, " count"]]:
     """Coordinates along the first principal components, and the share of the variance of each (fractions).
 
-    The sign of a component is chosen so that its largest entry is positive: the same picture every time.
+    The sign of a component makes its largest entry positive, so the picture is reproducible.
     """
     centered = vectors - vectors.mean(0)
     _, sizes, directions = torch.linalg.svd(centered, full_matrices=False)
@@ -164,26 +154,10 @@ def components(
 def tuning(
     model: nn.Module, layer: str, image: Float[Tensor, "channel height width"], degrees: Sequence[float]
 ) -> Float[Tensor, "angle unit pose"]:
-    """How strongly each unit of a layer answers, in each of its poses, as the image turns: the mean over positions."""
+    """Mean activation over positions of each unit and pose of a layer, as the image turns."""
     found = features(model, [layer], turned(image, degrees))[layer]
     return reduce(as_map(found), "angle channel pose row column -> angle channel pose", "mean")
 
 
 def _has_poses(x: Tensor, order: int) -> bool:
     return x.ndim == 4 and x.shape[1] == order and x.shape[-1] != x.shape[-2]
-
-
-def _errors(found: Tensor, degrees: Sequence[float], poses: int) -> Float[Tensor, " angle"]:
-    if found.ndim == 2:
-        return (found[1:] - found[:1]).norm(dim=-1) / found[:1].norm(dim=-1).clamp_min(1e-30)
-    maps = as_map(found, poses)
-    expected = torch.cat([turn_map(maps[:1], float(angle)) for angle in degrees])
-    disc = _disc(maps.shape[-1]).to(maps)
-    difference, size = ((maps[1:] - expected) * disc).flatten(1).norm(dim=1), (maps[:1] * disc).norm()
-    return difference / size.clamp_min(1e-30)
-
-
-def _disc(side: int) -> Float[Tensor, "row column"]:
-    """1 within the largest disc on the grid, 0 outside."""
-    reach = torch.arange(side) - (side - 1) / 2
-    return (reach[:, None] ** 2 + reach[None] ** 2 <= (side / 2) ** 2).float()

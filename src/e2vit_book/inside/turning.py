@@ -3,6 +3,7 @@
 import html
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,47 +11,12 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.player import controls, snippet, sprite_uri, to_json
+from e2vit_book.player import controls, snippet, sprite_uri
+from e2vit_book.style import WIDTH
 
 RIGHT, WRONG = "#0072B2", "#E69F00"  # dark and light, so that they differ in gray too
 
-STYLE = f"""
-.e2-turn{{display:flex;flex-wrap:wrap;gap:1em;align-items:flex-start}}
-.e2-turn>div:first-child{{margin:0 auto}}
-.e2-digit{{width:168px;height:168px;background:#000;image-rendering:pixelated;margin:0 auto}}
-.e2-models{{flex:1 1 20rem;display:grid;grid-template-columns:repeat(auto-fit,minmax(9.5rem,1fr));gap:.8em 1.2em}}
-.e2-bars{{display:flex;align-items:flex-end;height:64px;gap:2px;border-bottom:1px solid currentColor}}
-.e2-bars i{{flex:1;background:{WRONG};min-height:1px}} .e2-bars i.e2-true{{background:{RIGHT}}}
-.e2-ticks{{display:flex;gap:2px;font-size:12px}} .e2-ticks span{{flex:1;text-align:center}}
-.e2-says{{display:block;min-height:1.4em;font-weight:600}}
-.e2-band{{width:100%;height:22px;display:block;margin-top:4px}}
-.e2-choice{{display:flex;gap:.5em;justify-content:center;flex-wrap:wrap;margin:.5em 0}}
-"""
-
-
-# What one step shows: the digit from its strip of pictures, the bars, the cursor in each band, and a sentence.
-SCRIPT = """
-const {degrees,labels,sprites,names,p}=DATA;
-const digit=root.querySelector('.e2-digit'),out=root.querySelector('output'),text=root.querySelector('.e2-text');
-const says=root.querySelectorAll('.e2-says'),bars=root.querySelectorAll('.e2-bars');
-const buttons=root.querySelectorAll('[data-digit]'),bands=root.querySelectorAll('.e2-band');
-let d=0,now=0;
-function show(t,playing){
-now=t;const said=[],angle=degrees[t]+'\u00b0';
-digit.style.backgroundPosition=(-168*t)+'px 0';
-digit.setAttribute('aria-label','a '+labels[d]+' turned by '+degrees[t]+' degrees');
-names.forEach((name,m)=>{
-const q=p[m][d][t],best=q.indexOf(Math.max(...q));
-says[m].textContent='says '+best+' ('+Math.round(q[best]/10)+' %)';said.push(name+' '+says[m].textContent);
-[...bars[m].children].forEach((bar,c)=>{bar.style.height=q[c]/10+'%';bar.className=c==labels[d]?'e2-true':''})});
-root.querySelectorAll('.e2-cursor').forEach(cursor=>cursor.setAttribute('x',t));
-out.textContent=angle;root.querySelector('input[type=range]').setAttribute('aria-valuetext',degrees[t]+' degrees');
-text.setAttribute('aria-live',playing?'off':'polite');
-text.textContent='A '+labels[d]+' turned by '+angle+': '+said.join('; ')+'.'}
-buttons.forEach(button=>button.addEventListener('click',()=>{
-d=+button.dataset.digit;digit.style.backgroundImage='url('+sprites[d]+')';
-buttons.forEach(other=>other.setAttribute('aria-pressed',other==button));
-bands.forEach(band=>band.style.display=band.dataset.of==d?'block':'none');show(now,false)}));"""
+FILES = Path(__file__).parent  # turning.css and turning.js lie beside this file
 
 
 def turning_html(
@@ -87,7 +53,8 @@ def turning_html(
         '<p class="e2-text" aria-live="polite"></p>'
     )
     label = f"A digit turns through a full circle; beside it the class probabilities of {', '.join(models)}"
-    return snippet(body, SCRIPT.replace("DATA", to_json(data)), label, STYLE, autoplay)
+    css, script = ((FILES / f"turning.{kind}").read_text(encoding="utf-8") for kind in ("css", "js"))
+    return snippet(body, script, data, label, css, autoplay)
 
 
 def turning_figure(
@@ -105,7 +72,7 @@ def turning_figure(
     figure, axes = plt.subplots(
         len(models) + 1,
         1,
-        figsize=(6.6, 1.0 + 0.8 * len(models)),
+        figsize=(WIDTH, 1.0 + 0.8 * len(models)),
         layout="constrained",
         sharex=True,
         height_ratios=[0.62] + [1] * len(models),

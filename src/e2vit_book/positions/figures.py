@@ -13,24 +13,22 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-MAP = "cividis"  # grows evenly in lightness: reads the same in gray
+from e2vit_book.style import MARKERS, SERIES, styled
+
+MAP = "cividis"  # lightness grows evenly: reads the same in gray
 MARK = "#D55E00"
-COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#555555")
-MARKERS = ("o", "s", "^", "D", "v", "")
-DASHES = ("-", "--", "-.", ":", "-", (0, (1, 1)))
 
 
 def product_table(
     pictures: Float[ndarray, "element height width"], product: Int[ndarray, "element element"], names: Sequence[str]
 ) -> Figure:
-    """The product table of a group in pictures: row g and column h meet in gh, first h, then g.
+    """Draw the product table of a group in pictures: row g and column h meet in gh, first h, then g.
 
     pictures: one picture moved by each element. names: what each element does.
     """
     order = len(product)
-    figure, axes = plt.subplots(
-        order + 1, order + 1, figsize=(1.15 * (order + 1), 1.25 * (order + 1)), layout="constrained"
-    )
+    size = (1.15 * (order + 1), 1.25 * (order + 1))
+    figure, axes = plt.subplots(order + 1, order + 1, figsize=size, layout="constrained")
     for g in range(order):
         _picture(axes[g + 1, 0], pictures[g], f"then {g}: {names[g]}")
         _picture(axes[0, g + 1], pictures[g], f"first {g}: {names[g]}")
@@ -38,7 +36,7 @@ def product_table(
             ax = axes[g + 1, h + 1]
             _picture(ax, pictures[product[g, h]], str(product[g, h]))
             for side in ax.spines.values():
-                side.set(color=COLORS[0], linewidth=2)
+                side.set(color=SERIES[0], linewidth=2)
     axes[0, 0].axis("off")
     axes[0, 0].text(0.5, 0.5, "row · column", ha="center", va="center", fontsize=9)
     return figure
@@ -47,186 +45,143 @@ def product_table(
 def lifted_maps(
     images: Float[ndarray, "case height width"], maps: Float[ndarray, "case pose height width"], names: Sequence[str]
 ) -> Figure:
-    """Images on the left; beside each, one channel of its lifted feature map in every pose. One scale for all maps.
+    """Draw images on the left; beside each, one channel of its lifted feature map in every pose, on one scale.
 
     names: what each case is.
     """
-    cases, poses = maps.shape[:2]
-    figure, axes = plt.subplots(
-        cases, poses + 1, figsize=(1.4 * (poses + 1) + 0.7, 1.5 * cases), layout="constrained", squeeze=False
-    )
-    low, high = maps.min(), maps.max()
-    for case, row in enumerate(axes):
-        _picture(row[0], images[case], "input" if case == 0 else "")
-        row[0].set_ylabel(names[case], fontsize=9)
-        for pose, ax in enumerate(row[1:]):
-            shown = ax.imshow(maps[case, pose], cmap=MAP, vmin=low, vmax=high)
-            ax.set(xticks=[], yticks=[])
-            ax.set_title(f"pose {pose}" if case == 0 else "", fontsize=9)
-    figure.colorbar(shown, ax=axes, label="feature (no unit)", shrink=0.8)
+    titles = ["", *(f"pose {pose}" for pose in range(maps.shape[1]))]
+    panels = [[image, *of_case] for image, of_case in zip(images, maps, strict=True)]
+    figure, axes = _maps(panels, names, titles, "feature (dimensionless)", (maps.min(), maps.max()))
+    for ax, image, name in zip(axes[:, 0], images, names, strict=True):
+        _picture(ax, image, "")
+        ax.set_ylabel(name, fontsize=10)
+    axes[0, 0].set_title("input", fontsize=9)
     return figure
 
 
 def index_maps(
     seen: Float[ndarray, "pose offset 2"], names: Sequence[str], numbers: Sequence[int] | None = None
 ) -> Figure:
-    """Which row and which column every pose finds at each place of a square window; the center is 0, 0.
+    """Draw the row and the column that every pose reads at each place of a square window; the center is 0, 0.
 
     seen: the offsets (x to the right, y upwards, in pixels) as the poses see them, row by row from the top left.
     numbers: of the poses, when they are not all of them in order.
     """
-    poses, side = len(seen), round(seen.shape[1] ** 0.5)
-    figure, axes = plt.subplots(2, poses, figsize=(1.75 * poses + 1.0, 3.9), layout="constrained", squeeze=False)
-    reach = np.abs(seen).max()
-    for pose in range(poses):
-        grid = seen[pose].reshape(side, side, 2)
-        for ax, values in zip(axes[:, pose], (-grid[..., 1], grid[..., 0]), strict=True):  # rows grow downwards
-            shown = ax.imshow(values, cmap=MAP, vmin=-reach, vmax=reach)
-            _numbers(ax, values, bright=reach / 4)
-            ax.set(xticks=[], yticks=[])
-        axes[0, pose].set_title(f"pose {numbers[pose] if numbers else pose}\n{names[pose]}", fontsize=9)
-    axes[0, 0].set_ylabel("row seen")
-    axes[1, 0].set_ylabel("column seen")
-    figure.colorbar(shown, ax=axes, label="offset (pixels)", shrink=0.8)
+    side, reach = round(seen.shape[1] ** 0.5), np.abs(seen).max()
+    grid = seen.reshape(len(seen), side, side, 2)
+    panels = [list(-grid[..., 1]), list(grid[..., 0])]  # rows grow downwards
+    titles = [f"pose {k}\n{name}" for k, name in zip(numbers or range(len(seen)), names, strict=True)]
+    figure, axes = _maps(panels, ("row read", "column read"), titles, "offset (pixels)", (-reach, reach))
+    for line, values in zip(axes, panels, strict=True):
+        for ax, of_pose in zip(line, values, strict=True):
+            _numbers(ax, of_pose, bright=reach / 4)
     return figure
 
 
 def encodings(parts: Mapping[str, Float[ndarray, "pose row column"]], names: Sequence[str]) -> Figure:
-    """What an encoding adds to the score of each offset, for every pose: one row of maps for each part. One scale.
+    """Draw what an encoding adds to the score of each offset, for every pose: one row of maps for each part, one scale.
 
     names: what each pose is.
     """
-    poses = len(names)
-    figure, axes = plt.subplots(
-        len(parts), poses, figsize=(1.55 * poses + 1.3, 1.65 * len(parts)), layout="constrained", squeeze=False
-    )
-    low, high = (
-        limit(values.min() if limit is min else values.max() for values in parts.values()) for limit in (min, max)
-    )
-    for row, (name, values) in zip(axes, parts.items(), strict=True):
-        for pose, ax in enumerate(row):
-            reach = (values.shape[-1] - 1) / 2
-            shown = ax.imshow(
-                values[pose],
-                cmap=MAP,
-                vmin=low,
-                vmax=high,
-                extent=(-reach - 0.5, reach + 0.5, reach + 0.5, -reach - 0.5),
-            )
-            ax.set(xticks=[], yticks=[])
-            ax.plot(0, 0, "+", color="white", markersize=7)
-        row[0].set_ylabel(name, fontsize=10)
-    for pose, ax in enumerate(axes[0]):
-        ax.set_title(f"pose {pose}\n{names[pose]}", fontsize=9)
-    figure.colorbar(shown, ax=axes, label="added to the score", shrink=0.8)
+    limits = tuple(limit(limit(values.flat) for values in parts.values()) for limit in (min, max))
+    titles = [f"pose {pose}\n{name}" for pose, name in enumerate(names)]
+    figure, axes = _maps([list(values) for values in parts.values()], list(parts), titles, "added to the score", limits)
+    for ax in axes.flat:
+        center = (ax.images[0].get_array().shape[0] - 1) / 2
+        ax.plot(center, center, "+", color="white", markersize=7)
     return figure
 
 
 def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v g m"]]]) -> Figure:
-    """Index cubes, cut into slices v, each beside its turned copy; cells of the copy that differ carry a cross.
+    """Draw the slices v = 0 to 3 of index cubes, each cube above its turned copy; cells of the copy that differ carry a
+    cross. Titles count all slices.
 
     cubes: name → the cube G[v, g, m] and its copy G[rv, rg, rm].
     """
-    heights = [2 if len(cube) > 4 else 1 for cube, _ in cubes.values()]
-    tall = [0.65 + 1.15 * rows for rows in heights]
-    figure, axes = plt.subplots(
-        len(cubes),
-        2,
-        figsize=(9.6, sum(tall) + 0.45 * len(cubes)),
-        layout="constrained",
-        squeeze=False,
-        height_ratios=tall,
-    )
-    for (name, (cube, turned)), row, rows in zip(cubes.items(), axes, heights, strict=True):
+    tall = [1.45 if len(cube) > 4 else 1.25 for cube, _ in cubes.values() for _ in range(2)]
+    size = (4.8, sum(tall) + 0.35 * len(tall))
+    figure, axes = plt.subplots(len(tall), 1, figsize=size, layout="constrained", squeeze=False, height_ratios=tall)
+    for (name, (cube, turned)), above, below in zip(cubes.items(), axes[::2, 0], axes[1::2, 0], strict=True):
         differ = cube != turned
-        _slices(row[0], cube, rows, np.zeros_like(differ))
-        _slices(row[1], turned, rows, differ)
-        row[0].set_title(f"{name}: G[v, g, m]", fontsize=10)
         verdict = f"{differ.sum()} of {differ.size} cells differ" if differ.any() else "all cells agree"
-        row[1].set_title(f"turned copy G[rv, rg, rm]: {verdict}", fontsize=10)
+        _slices(above, cube, np.zeros_like(differ))
+        _slices(below, turned, differ)
+        above.set_title(f"{name}: G[v, g, m]", fontsize=12)
+        below.set_title(f"G[rv, rg, rm]: {verdict}", fontsize=12)
+    axes[-1, 0].set_xlabel("m, within each slice")
     return figure
 
 
+@styled
 def errors_by_angle(degrees: Sequence[float], errors: Mapping[str, Float[ndarray, " angle"]]) -> Figure:
-    """The equivariance error of several layers (dimensionless) against the turn of the input, logarithmic.
+    """Draw the equivariance error of several layers (dimensionless) against the turn of the input, from zero upwards.
 
-    Errors at the level of rounding are drawn at the lower border.
+    Filled markers: exact, to rounding.
     """
-    figure, ax = plt.subplots(figsize=(6.4, 3.5), layout="constrained")
-    top = max(values.max() for values in errors.values())
-    floor = 1e-4 * top
-    for k, (name, values) in enumerate(errors.items()):
-        ax.semilogy(
-            degrees,
-            np.maximum(values, floor),
-            color=COLORS[k % len(COLORS)],
-            marker=MARKERS[k % len(MARKERS)],
-            linestyle=DASHES[k % len(DASHES)],
-            label=name,
-            clip_on=False,
-        )
-    ax.set(
-        xlabel="turn of the input (degrees)", ylabel="equivariance error", xticks=list(degrees), ylim=(floor, 3 * top)
-    )
+    figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
+    for color, marker, (name, values) in zip(SERIES, MARKERS, errors.items(), strict=False):
+        exact = values < 1e-10
+        ax.plot(degrees, values, color=color, marker=marker, markerfacecolor="white", label=name, clip_on=False)
+        ax.plot(np.array(degrees)[exact], values[exact], marker, color=color, clip_on=False, zorder=3)
+    ax.set(xlabel="turn of the input (degrees)", ylabel="equivariance error", xticks=list(degrees), ylim=(0, None))
     ax.grid(alpha=0.3)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", frameon=False, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
+
+
+def _maps(
+    panels: Sequence[Sequence[ndarray]],
+    names: Sequence[str],
+    titles: Sequence[str],
+    label: str,
+    limits: tuple[float, float],
+) -> tuple[Figure, ndarray]:
+    """A grid of maps on one scale, rows named on the left and columns at the top; the figure and its axes."""
+    rows, columns = len(names), len(titles)
+    size = (1.5 * columns + 1.0, 1.6 * rows + 0.3)
+    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    for line, values, name in zip(axes, panels, names, strict=True):
+        for ax, values_of_panel in zip(line, values, strict=True):
+            shown = ax.imshow(values_of_panel, cmap=MAP, vmin=limits[0], vmax=limits[1])
+            ax.set(xticks=[], yticks=[])
+        line[0].set_ylabel(name, fontsize=10)
+    for ax, title in zip(axes[0], titles, strict=True):
+        ax.set_title(title, fontsize=9)
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
+    return figure, axes
 
 
 def _picture(ax: Axes, image: ndarray, title: str) -> None:
+    ax.clear()
     ax.imshow(image, cmap="gray")
     ax.set(xticks=[], yticks=[])
     ax.set_title(title, fontsize=8)
 
 
 def _numbers(ax: Axes, values: ndarray, bright: float) -> None:
-    """Each value in its cell; dark letters on cells above ``bright``."""
+    """Write each value into its cell; dark letters on cells above ``bright``."""
     whole = np.abs(values - values.round()).max() < 1e-6
     for (row, column), value in np.ndenumerate(values):
         text = f"{round(float(value))}" if whole else f"{value + 0.0:.1f}".replace("-0.0", "0.0")
-        ax.text(
-            column,
-            row,
-            text,
-            ha="center",
-            va="center",
-            fontsize=8 if whole else 6,
-            color="black" if value > bright else "white",
-        )
+        color = "black" if value > bright else "white"
+        ax.text(column, row, text, ha="center", va="center", fontsize=8 if whole else 6, color=color)
 
 
-def _slices(ax: Axes, cube: ndarray, rows: int, marked: ndarray) -> None:
-    """The slices v of a cube side by side in some rows, with empty cells between them."""
-    order = len(cube)
-    columns, step = order // rows, order + 1
-    down = order + (1 if rows == 1 else 2)  # room for the names of the lower slices
-    sheet = np.full((rows * down - (down - order), columns * step - 1), np.nan)
-    for v in range(order):
-        top, left = v // columns * down, v % columns * step
-        sheet[top : top + order, left : left + order] = cube[v]
-        ax.text(left + (order - 1) / 2, top - 0.65, f"v = {v}", ha="center", va="bottom", fontsize=8)
-        if order <= 4:
-            for (g, m), entry in np.ndenumerate(cube[v]):
-                ax.text(
-                    left + m,
-                    top + g,
-                    str(entry),
-                    ha="center",
-                    va="center",
-                    fontsize=8,
-                    color="black" if entry >= order / 2 else "white",
-                )
+def _slices(ax: Axes, cube: ndarray, marked: ndarray) -> None:
+    """Draw up to four slices v of a cube side by side, with empty cells between them."""
+    order, slices = len(cube), min(len(cube), 4)
+    sheet = np.full((order, slices * (order + 1) - 1), np.nan)
+    for v in range(slices):
+        left = v * (order + 1)
+        sheet[:, left : left + order] = cube[v]
+        ax.text(left + (order - 1) / 2, -0.6, f"v = {v}", ha="center", va="bottom", fontsize=10)
+        for (g, m), entry in np.ndenumerate(cube[v] if order <= 4 else cube[v, :0]):
+            color = "black" if entry >= order / 2 else "white"
+            ax.text(left + m, g, str(entry), ha="center", va="center", fontsize=10, color=color)
         g, m = np.nonzero(marked[v])
-        ax.plot(
-            left + m,
-            top + g,
-            "x",
-            color=MARK,
-            markersize=14 if order <= 4 else 5,
-            markeredgewidth=1.6 if order <= 4 else 1.0,
-        )
+        ax.plot(left + m, g, "x", color=MARK, markersize=12 if order <= 4 else 5, markeredgewidth=1.3)
     ax.imshow(sheet, cmap=plt.get_cmap(MAP, order), norm=BoundaryNorm(np.arange(order + 1) - 0.5, order))
-    ax.set(xlabel="m, within each slice", ylabel="g", xticks=[], yticks=[])
-    ax.set_ylim(sheet.shape[0] - 0.4, -1.6 if order <= 4 else -2.2)
+    ax.set(xticks=[], yticks=[], ylabel="g")
+    ax.set_ylim(order - 0.4, -0.3 * order - 0.6)
     for side in ax.spines.values():
         side.set_visible(False)

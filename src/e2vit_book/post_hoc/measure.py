@@ -1,34 +1,35 @@
-"""What the records of the post-hoc chapter say, as tables, and what the views of an image say, as arrays."""
+"""What the records of the post-hoc chapter say, and what the views of an image say."""
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from e2vit.actions import rotate
-from e2vit.experiments import RecordError, Run, read_record, record_of, results_folder, run, seeds_present
+from e2vit.actions import invariance_error, rotate
+from e2vit.experiments import RecordError, Run, record_of, records, results_folder, run
 from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments.records import Summary
+from e2vit.groups import FiniteGroup
 from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
 
 COSTS = results_folder() / "benchmarks" / "symmetrized.json"
 SETTINGS = {
-    "rotated": "trained and tested on rotated digits",
-    "upright": "trained on upright digits, tested on rotated ones",
-    "tenth": "a tenth of the rotated digits",
-    "aerial": "aerial scenes, trained as they come",
+    "rotated": "digits at all angles",
+    "upright": "trained upright, tested turned",
+    "tenth": "a tenth of the turned digits",
+    "aerial": "aerial scenes",
 }
-REGIMES = {"none": "no fine-tuning", "head": "last layer", "all": "every weight"}
+REGIMES = {"none": "no fine-tuning", "head": "last layer trained", "all": "every weight trained"}
 
 
-def available(names: list[str], mode: str) -> dict[str, Run]:
-    """The runs that there are: all of them in the modes "quick" and "train", those with a good record in "report"."""
+def available(names: Sequence[str], mode: str) -> dict[str, Run]:
+    """The runs that there are: all of them in the modes "quick" and "train", those with a valid record in "report"."""
     found = {}
     for name in names:
         try:
@@ -39,210 +40,87 @@ def available(names: list[str], mode: str) -> dict[str, Run]:
     return found
 
 
-def records(setting: str) -> list[dict[str, Any]]:
-    """The good records of a setting, in the order of the experiments."""
-    found = []
-    for name in EXPERIMENTS:
-        if name.startswith(f"post_hoc/{setting}/"):
-            for seed in seeds_present(name):
-                try:
-                    found.append(read_record(name, seed))
-                except RecordError:  # stale or altered: it does not count
-                    continue
-    return found
+def found(mode: str, quick: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """The records of the comparison; in mode "train" the missing ones are made, in "quick" the few names given."""
+    if mode == "report":
+        return records.find("post_hoc/")
+    names = quick if mode == "quick" else [name for name in EXPERIMENTS if name.startswith("post_hoc/")]
+    seeds = {name: range(1 if mode == "quick" else EXPERIMENTS[name].seeds) for name in names}
+    return [record_of(name, mode, seed) for name in names for seed in seeds[name]]
 
 
-def trained(setting: str) -> list[dict[str, Any]]:
-    """The records of a setting, each made where it is missing: hours on a GPU."""
-    names = [name for name in EXPERIMENTS if name.startswith(f"post_hoc/{setting}/")]
-    return [record_of(name, "train", seed) for name in names for seed in range(EXPERIMENTS[name].seeds)]
+def rows(found: Sequence[dict[str, Any]], setting: str) -> list[dict[str, Any]]:
+    """One row for each method and regime of a setting; the first is the base model with one view.
 
-
-def base_table(settings: list[str], mode: str) -> pd.DataFrame:
-    """Test accuracy (%) of the base model of each setting with a single view, and Wilson's interval."""
-    rows = []
-    for setting in settings:
-        name = EXPERIMENTS[f"post_hoc/{setting}/none/mean_logits"].base
-        try:
-            record = record_of(name, mode)
-        except RecordError:
-            continue
-        low, high = record["test"]["interval"]
-        rows.append(
-            {
-                "setting": SETTINGS[setting],
-                "data": record["data"]["origin"],
-                "accuracy (%)": f"{100 * record['test']['accuracy']:.2f} [{100 * low:.2f}, {100 * high:.2f}]",
-                "parameters": f"{record['parameters']:,}",
-            }
-        )
-    return pd.DataFrame(rows, columns=["setting", "data", "accuracy (%)", "parameters"]).set_index("setting")
-
-
-def table(setting: str, found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
-    """One row for each method and regime with a record: mean over seeds, interval, and McNemar against averaging.
-
-    The first row is the base model with one view.
-
-    accuracy, low, high: fractions. The interval is Wilson's, for the test images are a sample; the spread of several
-          seeds (2 standard errors) is added to it as independent errors add, for they share base and test images.
-    only_this, only_averaging, p_value: of the first seed, against the mean of logits of the base on the same views.
-    found: records; those of the results folder when left out.
+    accuracy: Summary. only_this, only_averaging, p_value: of the first seed, against the mean of logits of the base on
+    the same views, by McNemar's test. smallest: the difference (a fraction) that this test could have shown.
     """
-    rows: dict[tuple[str, str], list[dict]] = {}
-    for record in records(setting) if found is None else found:
-        _, _, regime, aggregate = record["experiment"].split("/")
-        rows.setdefault((aggregate, regime), []).append(record)
     lines = []
-    for (aggregate, regime), group in rows.items():
-        accuracies = np.array([record["test"]["accuracy"] for record in group])
-        mean, spread = accuracies.mean(), 0.0
-        if len(group) > 1:
-            spread = 2 * accuracies.std(ddof=1) / len(group) ** 0.5
-        low, high = (
-            mean + np.copysign(np.hypot(bound - mean, spread), bound - mean)
-            for bound in wilson(mean, group[0]["test"]["count"])
-        )
-        lines.append(
-            {
-                "method": aggregate,
-                "regime": regime,
-                "accuracy": mean,
-                "low": low,
-                "high": high,
-                "calibration_error": np.mean([record["test"]["calibration_error"] for record in group]),
-                "seeds": len(group),
-                "images": group[0]["test"]["count"],
-                **{key: group[0]["against_averaging"][key] for key in ("only_this", "only_averaging", "p_value")},
-            }
-        )
+    for experiment, group in records.by_experiment(found).items():
+        if experiment.setting == setting:
+            against = group[0]["against_averaging"]
+            lines.append(
+                {
+                    "method": experiment.method,
+                    "regime": experiment.regime,
+                    "accuracy": records.summarize(group),
+                    "validation": records.summarize(group, split="validation").mean,
+                    "calibration_error": records.summarize(group, "calibration_error").mean,
+                    **{key: against[key] for key in ("only_this", "only_averaging", "p_value")},
+                    "smallest": detectable(against["only_this"] + against["only_averaging"], group[0]["test"]["count"]),
+                    "record": group[0],
+                }
+            )
     if lines:
-        lines.insert(0, _one_view(next(iter(rows.values()))[0]))
-    order = ["one_view", *AGGREGATES, *CONTROLS]
-    columns = [
-        "method",
-        "regime",
-        "accuracy",
-        "low",
-        "high",
-        "calibration_error",
-        "seeds",
-        "images",
-        "only_this",
-        "only_averaging",
-        "p_value",
-    ]
-    frame = pd.DataFrame(lines, columns=columns)
-    keys = frame["regime"].map(list(REGIMES).index) * 100 + frame["method"].map(order.index)
-    return frame.iloc[keys.to_numpy(dtype=float).argsort(kind="stable")].reset_index(drop=True)
+        first = lines[0]["record"]
+        alone, images = first["against_averaging"]["one_view_accuracy"], first["test"]["count"]
+        one_view = Summary(alone, *wilson(alone, images), 1, images, "images")
+        lines.insert(0, {"method": "one_view", "regime": "none", "accuracy": one_view})
+    return lines
 
 
-def chosen(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
-    """For every setting and regime the method that the validation images prefer, and what it does on the test images.
-
-    The controls are no candidates. Ties of accuracy go to the larger likelihood. First seeds alone.
-    """
-    rows = []
-    for setting in settings:
-        there = [r for r in (records(setting) if found is None else found) if r["experiment"].split("/")[1] == setting]
-        for regime, words in REGIMES.items():
-            candidates = [
-                r
-                for r in there
-                if r["experiment"].split("/")[2] == regime
-                and r["seed"] == 0
-                and r["experiment"].split("/")[3] not in CONTROLS
-            ]
-            if candidates:
-                best = max(
-                    candidates, key=lambda r: (r["validation"]["accuracy"], -r["validation"]["negative_log_likelihood"])
-                )
-                against = best["against_averaging"]
-                rows.append(
-                    {
-                        "setting": SETTINGS[setting],
-                        "fine-tuned": words,
-                        "candidates": len(candidates),
-                        "method": best["experiment"].split("/")[3].replace("_", " "),
-                        "validation (%)": f"{100 * best['validation']['accuracy']:.2f}",
-                        "test (%)": f"{100 * best['test']['accuracy']:.2f}",
-                        "right where averaging is wrong": against["only_this"],
-                        "wrong where averaging is right": against["only_averaging"],
-                        "p (McNemar)": _number(against["p_value"], ".2g"),
-                    }
-                )
-    columns = [
-        "setting",
-        "fine-tuned",
-        "candidates",
-        "method",
-        "validation (%)",
-        "test (%)",
-        "right where averaging is wrong",
-        "wrong where averaging is right",
-        "p (McNemar)",
-    ]
-    return pd.DataFrame(rows, columns=columns).set_index(["setting", "fine-tuned"])
+def detectable(disagreements: int, images: int) -> float:
+    """The difference of two accuracies that McNemar's test finds in 80 % of cases at the 5 % level."""
+    return (1.96 + 0.84) * math.sqrt(disagreements) / images
 
 
-def controls(settings: list[str], found: list[dict[str, Any]] | None = None) -> pd.DataFrame:
-    """What the controls reach on validation and on test images (%), means over seeds."""
-    rows = []
-    for setting in settings:
-        there = records(setting) if found is None else [r for r in found if r["experiment"].split("/")[1] == setting]
-        for control in CONTROLS:
-            if of_control := [r for r in there if r["experiment"].split("/")[3] == control]:
-                rows.append(
-                    {
-                        "setting": SETTINGS[setting],
-                        "control": control.replace("_", " "),
-                        "seeds": len(of_control),
-                        **{
-                            f"{split} (%)": f"{100 * np.mean([r[split]['accuracy'] for r in of_control]):.2f}"
-                            for split in ("validation", "test")
-                        },
-                    }
-                )
-    columns = ["setting", "control", "seeds", "validation (%)", "test (%)"]
-    return pd.DataFrame(rows, columns=columns).set_index("setting")
+def chosen(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The row whose first seed is best on the validation images; ties go to the larger likelihood. Not the controls."""
+    candidates = [row for row in lines if "record" in row and row["method"] not in CONTROLS]
+
+    def merit(row: dict[str, Any]) -> tuple[float, float]:
+        validation = row["record"]["validation"]
+        return validation["accuracy"], -validation["negative_log_likelihood"]
+
+    return max(candidates, key=merit)
 
 
-def _one_view(record: dict[str, Any]) -> dict[str, Any]:
-    """The row of the base model that sees every image once, as it is."""
-    accuracy, count = record["against_averaging"]["one_view_accuracy"], record["test"]["count"]
-    low, high = wilson(accuracy, count)
+def words(method: str) -> str:
+    """A method as a reader calls it."""
     return {
-        "method": "one_view",
-        "regime": "none",
-        "accuracy": accuracy,
-        "low": low,
-        "high": high,
-        "seeds": 1,
-        "images": count,
-    }
+        "mean_logits": "mean of logits",
+        "most_likely": "product of probabilities",
+        "mean_probabilities": "mean of probabilities",
+        "feature_mean": "mean of features",
+        "canonical_energy": "lowest energy",
+        "canonical_learned": "learned canonical pose",
+    }.get(method, method.replace("_", " "))
 
 
-def percent_table(frame: pd.DataFrame) -> pd.DataFrame:
-    """A table fit for reading: percent with its interval, and McNemar's counts and p-value."""
-    shown = pd.DataFrame(
-        {
-            "method": frame["method"].str.replace("_", " "),
-            "fine-tuned": frame["regime"].map(REGIMES),
-            "accuracy (%)": [
-                f"{100 * row.accuracy:.2f} [{100 * row.low:.2f}, {100 * row.high:.2f}]" for row in frame.itertuples()
-            ],
-            "calibration error (%)": [_number(100 * e, ".2f") for e in frame["calibration_error"]],
-            "seeds": frame["seeds"],
-            "right where averaging is wrong": [_number(n, ".0f") for n in frame["only_this"]],
-            "wrong where averaging is right": [_number(n, ".0f") for n in frame["only_averaging"]],
-            "p (McNemar)": [_number(p, ".2g") for p in frame["p_value"]],
-        }
-    )
-    return shown.set_index(["method", "fine-tuned"])
-
-
-def _number(value: float, form: str) -> str:
-    return "–" if pd.isna(value) else format(value, form)
+def invariance_errors(
+    base: nn.Module, images: Tensor, group: FiniteGroup, std: float = 0.2, seed: int = 0
+) -> dict[str, float]:
+    """Invariance error of every aggregate and control around the base; parameters of the aggregate are redrawn."""
+    errors = {}
+    for name in [*AGGREGATES, *CONTROLS]:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            model = Symmetrized(base, group, name).double().eval()
+            if isinstance(model.aggregate, nn.Module):
+                for parameter in model.aggregate.parameters():
+                    nn.init.normal_(parameter, std=std)
+        errors[name] = invariance_error(model, images, group)
+    return errors
 
 
 @torch.no_grad()
@@ -254,31 +132,14 @@ def winning_views(model: Symmetrized, images: Tensor, degrees: Tensor) -> Tensor
 
 
 @torch.no_grad()
-def agreement(logits: dict[str, Tensor]) -> np.ndarray:
-    """(method, method): the fraction of images that two methods give the same class."""
-    classes = torch.stack([each.argmax(-1) for each in logits.values()])
-    return (classes[:, None] == classes[None]).double().mean(-1).numpy()
-
-
-@torch.no_grad()
-def changed_by_shifts(model: Callable[[Tensor], Tensor], images: Tensor, pixels: list[int]) -> list[float]:
+def changed_by_shifts(model: Callable[[Tensor], Tensor], images: Tensor, pixels: Sequence[int]) -> list[float]:
     """The fraction of images whose class changes when they move to the right by some pixels, zeros coming in."""
     before = model(images).argmax(-1)
     changed = []
     for shift in pixels:
-        moved = torch.nn.functional.pad(images, (shift, 0))[..., : images.shape[-1]]
+        moved = nn.functional.pad(images, (shift, 0))[..., : images.shape[-1]]
         changed.append((model(moved).argmax(-1) != before).double().mean().item())
     return changed
-
-
-def reliability(logits: Tensor, labels: Tensor, bins: int = 10) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For equally wide bins of confidence: mean confidence, accuracy, and number of images (NaN where none)."""
-    confidence, predicted = logits.double().softmax(-1).max(-1)
-    place = (confidence * bins).ceil().long().clamp(1, bins) - 1
-    count = torch.zeros(bins, dtype=torch.float64).index_add(0, place, torch.ones_like(confidence))
-    mean = torch.zeros(bins, dtype=torch.float64).index_add(0, place, confidence) / count
-    right = torch.zeros(bins, dtype=torch.float64).index_add(0, place, (predicted == labels).double()) / count
-    return mean.numpy(), right.numpy(), count.numpy()
 
 
 def costs(path: Path | None = None) -> dict[str, Any]:

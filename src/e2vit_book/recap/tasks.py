@@ -1,21 +1,23 @@
-"""Two toy tasks on sequences for the original transformer, each with its training loop. Seconds on one core.
+"""Two toy tasks on sequences for the original transformer. Training takes seconds on one core.
 
-Reversal: read digits, write them backwards. Pronouns: say which of two nouns the word "it" stands for.
+Reversal: read digits, write them backwards. Pronouns: find the noun that the word "it" stands for.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64
+from einops import einsum
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from e2vit.models.transformer import Transformer, TransformerConfig
-from e2vit_book.recap.pronoun import PronounReader
+from e2vit.models.transformer import Encoder, Transformer, TransformerConfig
 
 START, END, PADDING = 10, 11, 12  # after the ten digits
+Network = TypeVar("Network", bound=nn.Module)
 Batch = tuple[Int64[Tensor, "batch source"], Int64[Tensor, "batch target"]]
 
 ANIMATE = ("animal", "dog", "cat", "horse", "child", "bird", "fox", "goat")
@@ -25,28 +27,15 @@ TEMPLATES = (
     "the {animate} did not cross the {place} because it was {property}",
     "because it was {property} the {place} did not suit the {animate}",
 )
-WORDS = (
-    *ANIMATE,
-    *PLACES,
-    *OF_ANIMATE,
-    *OF_PLACES,
-    "the",
-    "did",
-    "not",
-    "cross",
-    "suit",
-    "because",
-    "it",
-    "was",
-    "[none]",
-)
+OTHERS = ("the", "did", "not", "cross", "suit", "because", "it", "was", "[none]")
+WORDS = (*ANIMATE, *PLACES, *OF_ANIMATE, *OF_PLACES, *OTHERS)
 
 
 @dataclass(frozen=True)
 class Lesson:
-    """How long a toy is trained: steps of AdamW, the rate rising for a twentieth of them, then falling to zero.
+    """The training of a toy: steps of AdamW, the rate rising for a twentieth of them, then falling to zero.
 
-    No steps at all leave the network as it was drawn.
+    With 0 steps the network stays as initialized.
     """
 
     steps: int = 1500
@@ -55,19 +44,18 @@ class Lesson:
 
     def __post_init__(self):
         if self.steps < 0 or self.batch_size < 1 or not 0 < self.learning_rate < math.inf:
-            raise ValueError("steps start at 0, batch_size at 1, and learning_rate lies above 0")
+            raise ValueError("steps must be at least 0, batch_size at least 1, and learning_rate positive and finite")
 
 
 def reversal_batch(
     count: int, generator: torch.Generator, *, held_out: bool, shortest: int = 3, longest: int = 8
 ) -> Batch:
-    """Random digits with their end mark, and start mark, the same digits backwards, end mark; filled with padding.
+    """Draw random digits with an end mark; and a start mark, the same digits backwards, an end mark; padded.
 
-    held_out: a tenth of all sequences, those whose digit sum ends in 0, is set aside for testing: True draws from
-              these, False from the others, so that no tested sequence was ever seen in training.
+    held_out: draw from the tenth of all sequences whose digit sum ends in 0 (True), or from the others (False).
     """
     if not 1 <= shortest <= longest:
-        raise ValueError(f"lengths go from at least 1 upwards, not from {shortest} to {longest}")
+        raise ValueError(f"lengths must satisfy 1 ≤ shortest ≤ longest, not {shortest} and {longest}")
     digits = torch.randint(10, (count, longest), generator=generator)
     length = torch.randint(shortest, longest + 1, (count, 1), generator=generator)
     place = torch.arange(longest)
@@ -87,7 +75,7 @@ def reversal_batch(
 
 
 def train_reversal(config: TransformerConfig, lesson: Lesson, seed: int = 0) -> tuple[Transformer, list[float]]:
-    """A transformer that writes sequences backwards, and its loss (nats per token) at every step."""
+    """Train a transformer to write sequences backwards; return it and its loss (nats per token) at every step."""
     generator = torch.Generator().manual_seed(seed)
     model = _seeded(lambda: Transformer(config), seed)
 
@@ -101,7 +89,7 @@ def train_reversal(config: TransformerConfig, lesson: Lesson, seed: int = 0) -> 
 
 
 def exact_match(model: Transformer, source: Int64[Tensor, "n source"], target: Int64[Tensor, "n target"]) -> float:
-    """The fraction of sequences that the model writes without a single mistake, end mark included."""
+    """The fraction of sequences that the model writes without error, end mark included."""
     written = model.generate(source, START, target.shape[1] - 1)
     expected = target[:, 1:]
     return ((written == expected) | (expected == PADDING)).all(1).float().mean().item()
@@ -134,14 +122,39 @@ def sentences(*, held_out: bool) -> Sentences:
 
 
 def to_numbers(text: str) -> Int64[Tensor, " token"]:
-    """The words of a sentence of the toy language as numbers into WORDS. ValueError for a word that it lacks."""
+    """Numbers into WORDS for a sentence of the toy language. Error: ValueError for a word outside it."""
     if unknown := [word for word in text.split() if word not in WORDS]:
         raise ValueError(f"the toy language has no word {unknown[0]!r}")
     return torch.tensor([WORDS.index(word) for word in text.split()])
 
 
+class PronounReader(nn.Module):
+    """An encoder, then one attention from a chosen word to all words.
+
+    Its values are the plain word embeddings, without a projection, so that the weights alone decide.
+    """
+
+    def __init__(self, config: TransformerConfig):
+        super().__init__()
+        self.encoder = Encoder(config)
+        self.query, self.key = nn.Linear(config.width, config.width), nn.Linear(config.width, config.width)
+        self.normalize = nn.Softmax(dim=-1)
+
+    def weights(self, words: Int64[Tensor, "n token"], it: Int64[Tensor, " n"]) -> Float[Tensor, "n token"]:
+        """The weight of each word when the word at place ``it`` is encoded; positive, sum 1."""
+        x = self.encoder(words)
+        q, k = self.query(x[torch.arange(len(x)), it]), self.key(x)
+        return self.normalize(einsum(q, k, "n d, n token d -> n token") / math.sqrt(q.shape[-1]))
+
+    def forward(self, words: Int64[Tensor, "n token"], it: Int64[Tensor, " n"]) -> Float[Tensor, "n vocabulary"]:
+        """The dot product of the weighted sum with the embedding of every word of the vocabulary."""
+        embedding = self.encoder.embedding.weight
+        mixed = einsum(self.weights(words, it), embedding[words], "n token, n token d -> n d")
+        return mixed @ embedding.T * math.sqrt(embedding.shape[1])
+
+
 def train_pronouns(lesson: Lesson, seed: int = 0) -> tuple[PronounReader, list[float]]:
-    """A network that turns "it" into the noun that is meant, and its loss (nats) at every step."""
+    """Train a network to turn "it" into the noun that is meant; return it and its loss (nats) at every step."""
     config = TransformerConfig(vocabulary=len(WORDS), padding=WORDS.index("[none]"), width=32, heads=2, depth=1)
     generator = torch.Generator().manual_seed(seed)
     model, seen = _seeded(lambda: PronounReader(config), seed), sentences(held_out=False)
@@ -154,14 +167,14 @@ def train_pronouns(lesson: Lesson, seed: int = 0) -> tuple[PronounReader, list[f
     return model, _fit(model, losses(), lesson)
 
 
-def _seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
+def _seeded(make: Callable[[], Network], seed: int) -> Network:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return make()
 
 
 def _fit(model: nn.Module, losses: Iterator[Tensor], lesson: Lesson) -> list[float]:
-    """Trains the model in place on the losses that the iterator yields."""
+    """Train the model in place on the losses of the iterator; return them."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=lesson.learning_rate, betas=(0.9, 0.98), weight_decay=1e-4)
     warmup = max(1, lesson.steps // 20)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -1,4 +1,4 @@
-"""Where the error of a turn between the pixels comes from: the window, the border, the resampling, the grid.
+"""Where the error of a turn between the pixels comes from: the window, the resampling, the grid.
 
 Two layers of group attention with random weights, a lifting and a group layer. Their maps, averaged over the poses,
 should turn with the image. Angles are in degrees, counter-clockwise.
@@ -6,9 +6,9 @@ should turn with the image. Angles are in degrees, counter-clockwise.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
@@ -17,6 +17,7 @@ from e2vit.groups import FiniteGroup
 from e2vit.layers import LocalGroupSelfAttention
 
 LAYERS = ("lifting layer", "group layer")
+WINDOW = 5  # pixels
 
 
 @dataclass(frozen=True)
@@ -25,29 +26,26 @@ class Setting:
 
     window:   "square" or "disc".
     masked:   compare only where no window reaches the border.
-    padding:  pixels of background put around the image first.
     resample: how the image and the map are turned, "bilinear", "bicubic" or "fourier".
     """
 
     window: str = "square"
     masked: bool = False
-    padding: int = 0
     resample: str = "bilinear"
 
 
-LADDER = {  # on the inner disc each rung takes away one more cause
-    "as it is": Setting(),
-    "inner disc": Setting(masked=True),
+LADDER = {  # on the inner disc each rung removes one more cause
+    "square window": Setting(masked=True),
     "disc window": Setting("disc", masked=True),
     "Fourier resampling": Setting("disc", masked=True, resample="fourier"),
 }
 
 
-def two_layers(group: FiniteGroup, window_shape: str = "square", window: int = 5, seed: int = 0) -> nn.Sequential:
-    """A lifting and a group layer, four channels each, weights from the seed; in double precision."""
+def two_layers(group: FiniteGroup, window_shape: str = "square", seed: int = 0) -> nn.Sequential:
+    """Build a lifting and a group layer, four channels each, weights from the seed; in double precision."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        common = dict(heads=1, head_dim=4, window=window, window_shape=window_shape)
+        common: dict[str, Any] = dict(heads=1, head_dim=4, window=WINDOW, window_shape=window_shape)
         layers = (
             nn.Sequential(
                 LocalGroupSelfAttention(group, 1, out_channels=4, lifting=True, **common),
@@ -63,20 +61,20 @@ def two_layers(group: FiniteGroup, window_shape: str = "square", window: int = 5
 
 @torch.no_grad()
 def maps(layers: nn.Sequential, images: Float[Tensor, "image 1 side side"]) -> list[Float[Tensor, "image d side side"]]:
-    """What each layer gives, averaged over the poses: maps that should turn as the image does."""
+    """Compute the output of each layer, averaged over the poses: maps that should turn as the image does."""
     lifted = layers[0](images)
     return [lifted.mean(2), layers[1](lifted).mean(2)]
 
 
 def turn(images: Float[Tensor, "image d side side"], degrees: float, how: str) -> Float[Tensor, "image d side side"]:
-    """Images or maps, turned; exact at multiples of 90."""
+    """Turn images or maps; exact at multiples of 90."""
     return fourier_turn(images, degrees) if how == "fourier" else rotate(images, degrees, how)
 
 
 def fourier_turn(images: Float[Tensor, "image d side side"], degrees: float) -> Float[Tensor, "image d side side"]:
-    """Images turned by way of their Fourier series: the smooth periodic function through the pixels, sampled anew.
+    """Turn images by their Fourier series: the smooth periodic function through the pixels, sampled anew.
 
-    Exact for what the series describes, so nothing is blurred; zero where the source lies outside the image.
+    Exact for band-limited images, so nothing is blurred; zero where the source lies outside the image.
     """
     if degrees % 90 == 0:
         return rotate(images, degrees)
@@ -96,7 +94,7 @@ def fourier_turn(images: Float[Tensor, "image d side side"], degrees: float) -> 
 
 
 def inner_disc(side: int, margin: float) -> Bool[Tensor, "row column"]:
-    """The places whose distance from the center is at most half the side less a margin, pixels."""
+    """Mark the places whose distance from the center is at most half the side less a margin, pixels."""
     place = torch.arange(side) - (side - 1) / 2
     return place[:, None] ** 2 + place**2 <= max(side / 2 - margin, 1) ** 2
 
@@ -108,27 +106,26 @@ def layer_errors(
     setting: Setting,
     seeds: int = 1,
 ) -> Float[Tensor, "layer angle"]:
-    """Root of the squares of f(turned x) − turned f(x) over those of f(x) about its mean: dimensionless.
+    """Measure the error: the root of the squares of f(turned x) − turned f(x) over those of f(x) about its mean.
 
-    Both are summed over the largest disc in the image, what lies outside has no place to come from. What is masked
-    counts as no error, so that the squares of two settings can be subtracted. One channel at a time, so that none
-    counts for its scale; then the mean over channels and draws of the weights.
+    Dimensionless. Both are summed over the largest disc in the image, since pixels outside it turn out of the image. A
+    masked pixel counts as error 0, so that the squares of two settings can be subtracted. Channels are normalized one
+    by one; then the mean over channels and draws of the weights.
     """
     side = images.shape[-1]
     whole = inner_disc(side, 1.5)
-    x = F.pad(images.double(), (setting.padding,) * 4)
-    inner = slice(setting.padding, x.shape[-1] - setting.padding)
+    x = images.double()
     squares = torch.zeros(len(LAYERS), len(degrees), dtype=torch.float64)
     for seed in range(seeds):
         layers = two_layers(group, setting.window, seed=seed)
         upright = maps(layers, x)
         for k, angle in enumerate(degrees):
             for number, found in enumerate(maps(layers, turn(x, float(angle), setting.resample))):
-                expected = turn(upright[number], float(angle), setting.resample)[..., inner, inner]
-                margin = (number + 1) * (layers[0].window // 2) + 1.5  # every window stays in the picture
+                expected = turn(upright[number], float(angle), setting.resample)
+                margin = (number + 1) * (WINDOW // 2) + 1.5  # every window stays in the picture
                 counts = inner_disc(side, margin) if setting.masked else whole
-                error = ((found[..., inner, inner] - expected).square() * counts).sum((0, 2, 3))
-                reference = upright[number][..., inner, inner][..., whole]
+                error = ((found - expected).square() * counts).sum((0, 2, 3))
+                reference = upright[number][..., whole]
                 spread = (reference - reference.mean((0, 2), keepdim=True)).square().sum((0, 2))
                 squares[number, k] += (error / spread.clamp_min(1e-30)).mean() / seeds
     return squares.sqrt()
@@ -137,5 +134,5 @@ def layer_errors(
 def ladder(
     group: FiniteGroup, images: Float[Tensor, "image 1 side side"], degrees: float, seeds: int = 1
 ) -> dict[str, Float[Tensor, " layer"]]:
-    """The error at one angle on each rung of LADDER; what is left at the end is the grid's and a missing pose's."""
+    """Measure the error at one angle on each rung of LADDER; the rest comes from the grid and from a missing pose."""
     return {name: layer_errors(group, images, [degrees], setting, seeds)[:, 0] for name, setting in LADDER.items()}

@@ -5,47 +5,62 @@ Accuracies are fractions, points are hundredths of them. An interval covers 95 %
 
 import json
 import math
+import statistics
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float
-from scipy.stats import linregress, t
+from jaxtyping import Float
+from scipy.stats import linregress, norm, t
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.experiments import RecordError, Run, results_folder, run
-from e2vit.metrics import mcnemar, wilson
+from e2vit.experiments import RecordError, Run, records, results_folder, run
+from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
-from e2vit_book.hybrid.measure import found
 
-MODELS = {  # what it is called → its experiments, the one trained on all images first
+Records = list[dict[str, Any]]
+
+NETWORKS = {  # name in the chapter → its experiments, the first with a record counts
     "ViT": ("rotmnist/vit",),
-    "attention, no group": ("rotmnist/attention-z2", "rotmnist/attention-z2-tenth"),
-    "GSA-Net, C4": ("rotmnist/gsa-c4", "rotmnist/gsa-c4-tenth"),
-    "GE-ViT, C4": ("rotmnist/gevit-c4", "rotmnist/gevit-c4-tenth"),
-    "corrected, C4": ("rotmnist/corrected-c4", "rotmnist/corrected-c4-tenth"),
+    "attention without a group": ("attention/plain", "rotmnist/attention-z2-tenth"),
+    "GSA-Net, C4": ("attention/gsa", "rotmnist/gsa-c4-tenth"),
+    "GE-ViT, C4": ("attention/gevit", "rotmnist/gevit-c4-tenth"),
+    "Cayley table, C4": ("attention/cayley", "rotmnist/corrected-c4-tenth"),
     "G-CNN, C4": ("rotmnist/gcnn-p4cnn",),
     "hybrid, C4": ("rotmnist/hybrid-c4",),
 }
-ON_EQUAL_TERMS = {  # sound positions, Muon, a falling rate, turned images: with the group and without
-    "no group, equal terms": ("rotmnist/attention-z2-tenth-tuned",),
-    "C4, equal terms": ("rotmnist/corrected-c4-tenth-tuned",),
+OVER_D4 = {
+    "GE-ViT, D4": ("rotmnist/gevit-d4-tenth",),
+    "Cayley table, D4": ("rotmnist/corrected-d4-tenth",),
 }
-TWINS = {"hybrid-c4": "plain-cnn", "p4cnn": "z2cnn"}  # with poses → without
-PUBLISHED = Path(__file__).resolve().parents[3] / "data" / "published.json"
+ATTENTION = {  # the field network of the experiments on equal terms → its name in the chapter
+    "plain": "attention without a group",
+    "gsa": "GSA-Net, C4",
+    "gevit": "GE-ViT, C4",
+    "cayley": "Cayley table, C4",
+}
+CONVOLUTIONAL = {  # the field network of other experiments → its name in the chapter
+    "hybrid-c4": "hybrid, C4",
+    "plain-cnn": "its plain twin",
+    "p4cnn": "G-CNN, P4CNN",
+    "z2cnn": "CNN, Z2CNN",
+}
+TWINS = {"hybrid, C4": "its plain twin", "G-CNN, P4CNN": "CNN, Z2CNN"}  # with poses → without
+POWER = 0.8  # probability with which a "detectable" difference would have been shown
+DATA = Path(__file__).resolve().parents[3] / "data"
 
 
-def trained(models: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
-    """The first of each model's experiments that has a record; none for a model without. Quick: trained for a moment.
+def trained(networks: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
+    """Load the first of each network's experiments that has a record; a network without any is left out.
 
-    Mode "train" makes the last of them, the cheapest, where there is no record of any.
+    Mode "quick" trains a small copy for a moment instead; mode "train" makes the last, cheapest one where none is.
     """
     runs = {}
-    for label, names in models.items():
+    for label, names in networks.items():
         for name in names if mode != "quick" else names[-1:]:
             try:
                 runs[label] = run(name, "report" if mode == "train" and name != names[-1] else mode)
@@ -55,15 +70,50 @@ def trained(models: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
     return runs
 
 
-def records(prefix: str, mode: str, quick: tuple[str, ...]) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """The records of a family of experiments and what they are, in words.
+def finished(mode: str, quick: Sequence[str], **fields: Any) -> Records:
+    """Find the records with these fields of their experiment; in mode "quick" train small copies of the named ones."""
+    return [run(name, "quick").record for name in quick] if mode == "quick" else records.find(**fields)
 
-    Where there is none, the few experiments named are trained for a moment, in memory.
+
+@dataclass(frozen=True)
+class Difference:
+    """A difference in test accuracy, points, with its 95 % interval.
+
+    detectable: the true difference (points) that so many seeds and images would have shown with a probability of 80 %.
+    kind:       "seeds" for Welch's interval over three or more seeds each; "images" for fewer seeds, where only the
+                test images count and another seed may give another difference.
     """
-    there = found(prefix, mode, quick)
-    if there and mode != "quick":
-        return there, f"records of finished runs, {next(iter(there.values()))[0]['data']['origin']}"
-    return there or found(prefix, "quick", quick), "a moment of training on embedded digits: no skill, only the form"
+
+    points: float
+    low: float
+    high: float
+    detectable: float
+    kind: str
+
+    @property
+    def shown(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.points:+.2f} points [{self.low:+.2f}, {self.high:+.2f}]"
+
+
+def difference(first: Records, second: Records) -> Difference:
+    """Compare the records of two networks: the accuracy of the second minus that of the first."""
+    sides = [[record["test"]["accuracy"] for record in side] for side in (first, second)]
+    points = 100 * (statistics.fmean(sides[1]) - statistics.fmean(sides[0]))
+    if min(map(len, sides)) >= 3:
+        kind, squares = "seeds", [statistics.variance(side) / len(side) for side in sides]
+        parts = sum(square**2 / (len(side) - 1) for square, side in zip(squares, sides, strict=True))
+        freedom = sum(squares) ** 2 / parts if parts else math.inf
+        reach, power = t.ppf(0.975, freedom), t.ppf(POWER, freedom)
+    else:
+        means = [statistics.fmean(side) for side in sides]
+        counts = [side[0]["test"]["count"] for side in (first, second)]
+        kind, squares = "images", [p * (1 - p) / count for p, count in zip(means, counts, strict=True)]
+        reach, power = norm.ppf(0.975), norm.ppf(POWER)
+    error, reach, power = 100 * math.sqrt(sum(squares)), float(reach), float(power)
+    return Difference(points, points - reach * error, points + reach * error, (reach + power) * error, kind)
 
 
 def turned_logits(
@@ -72,7 +122,7 @@ def turned_logits(
     degrees: Sequence[float],
     batch: int = 100,
 ) -> Float[Tensor, "angle image class_"]:
-    """The logits of every image at every angle; bilinear between the quarter turns."""
+    """Compute the logits of every image at every angle; bilinear between the quarter turns."""
     with torch.inference_mode():
         return torch.stack(
             [torch.cat([model(rotate(part, float(angle))) for part in images.split(batch)]) for angle in degrees]
@@ -82,179 +132,110 @@ def turned_logits(
 def changes(
     logits: Float[Tensor, "angle image class_"], upright: Float[Tensor, "image class_"]
 ) -> Float[Tensor, "angle image"]:
-    """The largest change of a logit over the largest logit of all images: over images, its maximum is the
-    invariance error of the angle."""
+    """The largest change of a logit over the largest logit of all images; its maximum is the invariance error."""
     return (logits - upright).abs().amax(-1) / upright.abs().max()
 
 
 def flip_rate(logits: Tensor, upright: Tensor) -> tuple[float, float, float]:
-    """How often a moved image gets another class, with Wilson's interval; the images count, not the angles: answers
-    to one image at several angles are no independent witnesses."""
+    """How often a moved image gets another class, with Wilson's interval.
+
+    The interval counts images, not angles: predictions for one image at several angles are not independent.
+    """
     rate = (logits.argmax(-1) != upright.argmax(-1)).double().mean().item()
     return rate, *wilson(rate, len(upright))
 
 
-def mean_interval(values: Collection[float]) -> tuple[float, float, float]:
-    """The mean of a few runs and Student's 95 % interval; for a single run the interval is not a number."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
-        return float(values.mean()), math.nan, math.nan
-    reach = t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
-    return float(values.mean()), float(values.mean() - reach), float(values.mean() + reach)
+def consistency(
+    model: Callable[[Tensor], Tensor], images: Float[Tensor, "image channel side side"]
+) -> dict[str, tuple[Float[Tensor, " image"], tuple[float, float, float]]]:
+    """For quarter turns, the angles 30, 45 and 60 degrees, and mirrors: the largest change of each image's logits
+    (relative), and how often the class changes."""
+    quarters, between = (turned_logits(model, images, degrees) for degrees in ((0, 90, 180, 270), (30, 45, 60)))
+    mirrored = torch.stack([turned_logits(model, images.flip(axis), (0,))[0] for axis in (-1, -2)])
+    moved = {"quarter turns": quarters[1:], "30°, 45°, 60°": between, "mirrors": mirrored}
+    return {
+        motion: (changes(logits, quarters[0]).amax(0), flip_rate(logits, quarters[0]))
+        for motion, logits in moved.items()
+    }
 
 
-def efficiency(by_name: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """A row for each network and share of the training images, from the records ``fraction/<network>-<percent>``.
-
-    low, high: Student's interval over seeds; with a single seed Wilson's interval over the test images.
-    """
-    rows = []
-    for name, of_name in by_name.items():
-        network, percent = name.removeprefix("fraction/").rsplit("-", 1)
-        mean, low, high = mean_interval([record["test"]["accuracy"] for record in of_name])
-        if len(of_name) == 1:
-            low, high = of_name[0]["test"]["interval"]
-        rows.append(
-            {
-                "network": network,
-                "share": float(percent) / 100,
-                "images": of_name[0]["training_images"],
-                "accuracy": mean,
-                "low": low,
-                "high": high,
-                "seeds": len(of_name),
-            }
-        )
-    columns = ["network", "share", "images", "accuracy", "low", "high", "seeds"]
-    return pd.DataFrame(rows, columns=columns).sort_values(["network", "share"], ignore_index=True)
-
-
-def advantage(frame: pd.DataFrame) -> pd.DataFrame:
-    """By how many points a network with poses beats its twin without, for each share that both have; and the interval.
-
-    low, high: each at the other end of both intervals, so rather too wide than too narrow.
-    """
-    rows = []
-    for network, twin in TWINS.items():
-        both = frame[frame["network"] == network].merge(frame[frame["network"] == twin], on="share")
-        rows += [
-            {
-                "network": network,
-                "twin": twin,
-                "share": row.share,
-                "points": 100 * (row.accuracy_x - row.accuracy_y),
-                "low": 100 * (row.low_x - row.high_y),
-                "high": 100 * (row.high_x - row.low_y),
-            }
-            for row in both.itertuples()
-        ]
-    return pd.DataFrame(rows, columns=["network", "twin", "share", "points", "low", "high"])
-
-
-def layer_scores(config: GroupAttentionNetConfig) -> pd.DataFrame:
-    """Attention scores of every layer for one image: poses · heads · pixels · window², and for a layer behind the
-    lifting the poses of the query and of the key too."""
-    order, each = config.group.order, config.heads * config.window**2
-    rows = [{"layer": "lifting", "side": config.image_size, "scores": order * each * config.image_size**2}]
-    layers = [step for step in config.steps if step.kind == "layer"]
-    power = 3 if config.query_pose == "sum" else 2
-    rows += [
-        {"layer": f"group layer {number}", "side": step.size, "scores": order**power * each * step.size**2}
-        for number, step in enumerate(layers, start=1)
+def efficiency(found: Records) -> list[dict[str, Any]]:
+    """A row for each network and share of the training images: network, fraction, images, updates, summary."""
+    return [
+        {
+            "network": CONVOLUTIONAL[str(experiment.network)],
+            "fraction": experiment.fraction,
+            "images": of_one[0]["training_images"],
+            "records": of_one,
+            "summary": records.summarize(of_one),
+        }
+        for experiment, of_one in records.by_experiment(found).items()
     ]
-    return pd.DataFrame(rows)
+
+
+def advantage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The difference between a network with poses and its twin without, for each share that both have."""
+    of = {(row["network"], row["fraction"]): row["records"] for row in rows}
+    return [
+        {"network": network, "twin": twin, "fraction": share, "difference": difference(of[twin, share], of_one)}
+        for network, twin in TWINS.items()
+        for (name, share), of_one in sorted(of.items(), key=lambda item: item[0][1])
+        if name == network and (twin, share) in of
+    ]
+
+
+def layer_scores(config: GroupAttentionNetConfig) -> dict[str, int]:
+    """Attention scores of every layer for one image: poses · heads · pixels · window², and behind the lifting layer the
+    poses of the query and of the key too. Layers are named with their side in pixels."""
+    order, each = config.group.order, config.heads * config.window**2
+    power = 3 if config.query_pose == "sum" else 2
+    scores = {f"lifting, {config.image_size}×{config.image_size}": order * each * config.image_size**2}
+    layers = [step for step in config.steps if step.kind == "layer"]
+    for number, step in enumerate(layers, start=1):
+        scores[f"group layer {number}, {step.size}×{step.size}"] = order**power * each * step.size**2
+    return scores
 
 
 def benchmark(name: str) -> dict[str, Any]:
-    """What a benchmark wrote: data/results/benchmarks/<name>.json."""
+    """Read a record of a benchmark: data/results/benchmarks/<name>.json."""
     return json.loads((results_folder() / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def power_law(x: Collection[float], y: Collection[float]) -> tuple[float, float, float]:
-    """The exponent b of y = a·x^b and its 95 % interval, by least squares in the logarithms."""
+    """Fit the exponent b of y = a·x^b, with its 95 % interval, by least squares in the logarithms."""
     if len(x) < 3:
         raise ValueError(f"an exponent with its interval takes at least 3 sizes, not {len(x)}")
-    fit = linregress(np.log(x), np.log(y))
+    fit: Any = linregress(np.log(np.asarray(x)), np.log(np.asarray(y)))
     reach = t.ppf(0.975, len(x) - 2) * fit.stderr
     return float(fit.slope), float(fit.slope - reach), float(fit.slope + reach)
 
 
-def selection(by_name: dict[str, list[dict[str, Any]]]) -> pd.DataFrame:
-    """A row for each run whose test curve was recorded apart: the test accuracy at the epoch that the validation split
-    chooses, and at the best epoch of the test curve itself.
+def selection(found: Records) -> list[dict[str, Any]]:
+    """A row for each run whose test curve was recorded apart: the test accuracy at the epoch that the validation images
+    choose, at the best epoch of the test curve itself, and at the last.
 
-    optimism: the difference, in points.
+    optimism: best minus chosen, points; never negative, since the best is a maximum over all epochs.
     """
     rows = []
-    for name, of_name in by_name.items():
-        for record in of_name:
+    for experiment, of_one in records.by_experiment(found).items():
+        for record in of_one:
             validation, test = ([entry[key] for entry in record["curve"]] for key in ("accuracy", "watched"))
             chosen, best = test[int(np.argmax(validation))], max(test)
-            rows.append(
-                {
-                    "network": name.removeprefix("selection/"),
-                    "seed": record["seed"],
-                    "chosen": chosen,
-                    "best": best,
-                    "last": test[-1],
-                    "optimism": 100 * (best - chosen),
-                    "count": record["test"]["count"],
-                }
-            )
-    return pd.DataFrame(rows, columns=["network", "seed", "chosen", "best", "last", "optimism", "count"])
+            rows.append({"network": CONVOLUTIONAL[str(experiment.network)], "seed": record["seed"], "record": record})
+            rows[-1] |= {"chosen": chosen, "best": best, "last": test[-1], "optimism": 100 * (best - chosen)}
+    return rows
 
 
-def published() -> pd.DataFrame:
-    """What others report of a network whose epoch was chosen on the test set, with the source: data/published.json.
+def published(epoch: str | None = None) -> list[dict[str, Any]]:
+    """What others report, with the source, never in one column with our numbers: data/published.json.
 
-    Never in one column with our own numbers.
+    epoch: only rows whose epoch was chosen so, such as "best on test".
     """
-    rows = [row for row in json.loads(PUBLISHED.read_text(encoding="utf-8")) if row["epoch"] == "best on test"]
-    return pd.DataFrame(rows)[["model", "group", "data", "accuracy", "epoch", "source"]]
+    rows = json.loads((DATA / "published.json").read_text(encoding="utf-8"))
+    return [row for row in rows if epoch in (None, row["epoch"])]
 
 
-def paired(right: dict[str, Bool[Tensor, " image"]], pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """McNemar's test of two networks on the same images: who is right where the other is wrong, and the p-value.
-
-    right: whether each network is right on each image.
-    """
-    rows = []
-    for first, second in pairs:
-        if first in right and second in right:
-            a, b = right[first], right[second]
-            rows.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "images": len(a),
-                    "first_accuracy": a.double().mean().item(),
-                    "second_accuracy": b.double().mean().item(),
-                    "only_first": int((a & ~b).sum()),
-                    "only_second": int((b & ~a).sum()),
-                    "p_value": mcnemar(a, b),
-                }
-            )
-    columns = ["first", "second", "images", "first_accuracy", "second_accuracy", "only_first", "only_second", "p_value"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def whole_test(runs: dict[str, Run], pairs: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Two networks on the whole test split, from their records: the difference in points and its 95 % interval as if
-    the images were not the same ones, which is rather too wide."""
-    rows = []
-    for first, second in pairs:
-        if first in runs and second in runs:
-            a, b = (runs[label].record["test"] for label in (first, second))
-            error = math.sqrt(sum(each["accuracy"] * (1 - each["accuracy"]) / each["count"] for each in (a, b)))
-            points = 100 * (b["accuracy"] - a["accuracy"])
-            rows.append(
-                {
-                    "first": first,
-                    "second": second,
-                    "points": points,
-                    "low": points - 196 * error,
-                    "high": points + 196 * error,
-                    "images": a["count"],
-                }
-            )
-    return pd.DataFrame(rows, columns=["first", "second", "points", "low", "high", "images"])
+def elsewhere(model: str) -> dict[str, Any]:
+    """What was measured apart from this book, with code or weights of others: data/elsewhere.json."""
+    rows = json.loads((DATA / "elsewhere.json").read_text(encoding="utf-8"))
+    return next(row for row in rows if row["model"] == model)

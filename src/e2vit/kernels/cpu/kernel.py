@@ -1,29 +1,26 @@
 """Local group attention on the CPU: one kernel compiled by numba at first use, forward and backward.
 
-Each (image, head) is one piece of work; threads take pieces, as many as torch may use. Nothing of the size of the
-scores is ever in memory: a piece is computed eight pixels at a time (``weights``), and computed again in the backward.
+Each (image, head) is one piece of work; threads take pieces, as many as torch may use. The score tensor is never in
+memory: a piece is computed a few pixels at a time (``scores``), and computed again in the backward.
 """
 
-import hashlib
-import inspect
 import os
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache, lru_cache
+from functools import lru_cache
 from itertools import pairwise
-from pathlib import Path
 
-import numba
 import numpy as np
 import torch
+import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Bool, Float, Int64
-from numba import njit
 from torch import Tensor
 
-from e2vit.kernels.cpu import products
-from e2vit.kernels.cpu import program as pieces
-from e2vit.kernels.cpu import scores as weights
-from e2vit.kernels.cpu import simd as lanes
+from e2vit.kernels.cpu import program
+from e2vit.kernels.cpu.simd import WIDTH
+from e2vit.kernels.operator import operator
+
+EXCLUDED = -1e30  # the score of a key beyond the border; finite, so that no infinity meets another
 
 
 def attend(
@@ -36,70 +33,83 @@ def attend(
     mask: Bool[Tensor, " offset"] | None = None,
 ) -> Float[Tensor, "batch head e v height width"]:
     """See :func:`e2vit.kernels.attend`."""
-    return _Attention.apply(q, k, value, position, element, table, mask)
+    return _run(q, k, value, position, element, table, mask)
 
 
-class _Attention(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, k, value, position, element, table, mask):
-        ctx.save_for_backward(q, k, value, position, element)
-        ctx.rest = table, mask
-        batch, heads, _, _, height, width = q.shape
-        out = q.new_empty(batch, heads, value.shape[2], len(table), height, width)
-        _spread(pieces.forward, batch * heads, _arguments(q, k, value, position, element, table, mask), [out])
-        return out
+def _forward(q, k, value, position, element, table, mask):
+    out = _blocks(q.new_empty(*q.shape[:2], value.shape[2], len(table), *q.shape[-2:]))
+    _spread(program.forward, len(out), _arguments(q, k, value, position, element, table, mask), [out])
+    return _maps(out, *q.shape[:2], q.shape[-1]), q.new_empty(0)
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dout):
-        q, k, value, position, element = ctx.saved_tensors
-        table, mask = ctx.rest
-        batch, heads = q.shape[:2]
-        dq, dk, dvalue = (torch.empty(x.shape, dtype=x.dtype) for x in (q, k, value))
-        arguments = _arguments(q, k, value, position, element, table, mask)
-        offsets = len(arguments[4])
-        dposition = q.new_empty(batch, heads, len(table), offsets, q.shape[2])
-        delement = q.new_empty(batch, heads, *element.shape[1:])
-        results = [dout.contiguous(), dq, dk, dvalue, dposition, delement]
-        _spread(pieces.backward, batch * heads, arguments, results)
-        dposition, delement = dposition.sum(0), delement.sum(0)
-        if len(position) == 1:
-            dposition = dposition.sum(0, keepdim=True)
-        if len(element) == 1:
-            delement = delement.sum(0, keepdim=True)
-        if mask is not None:
-            every = torch.zeros_like(position)
-            every[:, :, mask] = dposition
-            dposition = every
-        return dq, dk, dvalue, dposition, delement, None, None, None
+
+def _backward(dout, kept, q, k, value, position, element, table, mask):
+    arguments = _arguments(q, k, value, position, element, table, mask)
+    blocks, keys, values, embeddings = arguments[:4]
+    (batch, heads), columns = q.shape[:2], k.shape[-1]
+    dq, dk, dvalue = torch.empty_like(blocks), torch.zeros_like(keys), torch.zeros_like(values)
+    dposition = q.new_empty(len(dq), len(table), embeddings.shape[-1], q.shape[2])
+    delement = q.new_empty(len(dq), *element.shape[1:])
+    _spread(program.backward, len(dq), arguments, [_blocks(dout), dq, dk, dvalue, dposition, delement])
+    dposition, delement = (
+        x.unflatten(0, (batch, heads)).sum(0) if len(given) > 1 else x.sum(0, keepdim=True)
+        for x, given in ((dposition, position), (delement, element))
+    )
+    if mask is not None:
+        every = torch.zeros_like(position)
+        every[:, :, mask] = dposition
+        dposition = every
+    dk, dvalue = (
+        rearrange(x[:, :, :-1, :columns], "(b h) y (m d) x -> b h d m y x", b=batch, m=k.shape[3]).contiguous()
+        for x in (dk, dvalue)
+    )
+    return _maps(dq, batch, heads, q.shape[-1]), dk, dvalue, dposition, delement
+
+
+_run = operator("window_attention_cpu", _forward, _backward, keeps=False)
+
+
+def _blocks(x: Float[Tensor, "batch head d pose height width"]) -> Float[Tensor, "piece height block pose d lane"]:
+    """Blocks of neighboring pixels in a row, zeros behind its end."""
+    return rearrange(
+        F.pad(x, (0, -x.shape[-1] % WIDTH)), "b h d g y (c lane) -> (b h) y c g d lane", lane=WIDTH
+    ).contiguous()
+
+
+def _maps(blocks: Tensor, batch: int, heads: int, width: int) -> Float[Tensor, "batch head d pose height width"]:
+    x = rearrange(blocks, "(b h) y c g d lane -> b h d g y (c lane)", b=batch, h=heads)
+    return x[..., :width].contiguous()
+
+
+def _planes(x: Tensor, width: int, border: float) -> Float[Tensor, "piece padded_height plane stride"]:
+    """Rows of (pose, feature) planes, long enough for whole blocks, and behind them one plane that is ``border`` where
+    the map has no pixel and zero elsewhere."""
+    side = x.shape[-1] - width + 1
+    rows = rearrange(x, "b h d m y x -> (b h) y (m d) x")
+    planes = x.new_zeros(*rows.shape[:2], rows.shape[2] + 1, -(-width // WIDTH) * WIDTH + side - 1)
+    planes[:, :, :-1, : x.shape[-1]] = rows
+    planes[:, :, -1] = border
+    margin = side // 2
+    planes[:, margin : rows.shape[1] - margin, -1, margin : margin + width] = 0
+    return planes
 
 
 def _arguments(q, k, value, position, element, table, mask) -> tuple:
-    """What both compiled functions take: flat arrays, the offsets that count, and the lengths of the axes."""
+    """What both compiled functions take: arrays, the offsets that count, and the lengths of the axes."""
     heads, (height, width), side = q.shape[1], q.shape[-2:], k.shape[-1] - q.shape[-1] + 1
-    counts = np.ones(side**2, bool) if mask is None else mask.numpy()
-    chosen = np.flatnonzero(counts)
+    chosen = np.flatnonzero(np.ones(side**2, bool) if mask is None else mask.numpy())
     first = np.searchsorted(chosen, np.arange(side + 1) * side)  # where each row of the window begins among them
-    position = position.detach()[:, :, torch.from_numpy(chosen)].mT  # some_heads v d offset
+    position = position[:, :, torch.from_numpy(chosen)].mT.contiguous()  # some_heads v d offset
     sizes = (len(table), q.shape[3], k.shape[3], q.shape[2], element.shape[1])
     shape = (heads, len(position), len(element), value.shape[2], height, width, side)
-    flat = [x.detach().contiguous().view(-1).numpy() for x in (q, k, value, position)]
-    return (
-        *flat,
-        chosen,
-        first,
-        element.detach().contiguous().view(-1).numpy(),
-        table.contiguous().numpy(),
-        sizes,
-        shape,
-    )
+    planes = _planes(k, width, EXCLUDED), _planes(value, width, 0)
+    return _blocks(q), *planes, position, element.contiguous(), table.contiguous().numpy(), chosen, first, sizes, shape
 
 
 def _spread(function, count: int, arguments: tuple, results: list[Tensor]) -> None:
     """Run the compiled ``function`` on all ``count`` pieces, in as many threads as torch may use."""
-    results = [x.view(-1).numpy() for x in results]
+    flat = [x.view(-1).numpy() if isinstance(x, Tensor) else x for x in (*arguments, *results)]
     threads = min(torch.get_num_threads(), count)
-    work = lambda lo, hi: _kept(function)(*arguments, *results, lo, hi)  # noqa: E731
+    work = lambda lo, hi: function(*flat, lo, hi)  # noqa: E731
     bounds = np.linspace(0, count, min(4 * threads, count) + 1 if threads > 1 else 2).astype(int).tolist()
     pool = _pool(torch.get_num_threads(), os.getpid())
     for done in [pool.submit(work, lo, hi) for lo, hi in pairwise(bounds)]:
@@ -114,22 +124,3 @@ def _pool(threads: int, process: int) -> ThreadPoolExecutor:
     processors take a hundred times as long for such numbers: a training step of the C4 network took ten times as long.
     """
     return ThreadPoolExecutor(threads, initializer=torch.set_flush_denormal, initargs=(True,))
-
-
-@cache
-def _kept(function):
-    """The function compiled, and kept on disk outside the checkout under a name that changes with its source."""
-    function = inspect.unwrap(function)
-    source = b"".join(Path(module.__file__).read_bytes() for module in (lanes, products, weights, pieces))
-    before, name = numba.config.CACHE_DIR, "e2vit-" + hashlib.sha256(source).hexdigest()[:12]
-    home = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    try:
-        for folder in (before or home, tempfile.gettempdir()):
-            numba.config.CACHE_DIR = os.path.join(folder, name)
-            try:
-                return njit(nogil=True, no_cfunc_wrapper=True, cache=True)(function)
-            except (RuntimeError, OSError):  # no folder that can be written to
-                continue
-        return njit(nogil=True)(function)
-    finally:
-        numba.config.CACHE_DIR = before

@@ -15,13 +15,15 @@ import operator
 from decimal import Decimal
 
 import numpy as np
+from llvmlite import binding as llvm
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
 from numba.core.typing.templates import AbstractTemplate, infer_global, signature
 from numba.extending import intrinsic, lower_builtin, models, register_model
 
-WIDTH = 8
+# Sixteen numbers fill two registers of AVX-512 in float64 and one in float32; other processors have fewer registers.
+WIDTH = 16 if llvm.get_host_cpu_features().get("avx512f") else 8
 LLVM = {types.float32: ir.FloatType(), types.float64: ir.DoubleType()}
 INTEGER = {types.float32: ir.IntType(32), types.float64: ir.IntType(64)}
 SUFFIX = {types.float32: f"v{WIDTH}f32", types.float64: f"v{WIDTH}f64"}
@@ -33,6 +35,15 @@ DEGREE = {types.float32: 5, types.float64: 11}  # of the polynomial for exp on Â
 def compiled(function):
     """A function for other compiled functions; unwrapped first, since the shape checks of the tests wrap all."""
     return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True)(inspect.unwrap(function))
+
+
+def entry(function):
+    """A function called from Python, kept on disk where numba finds a folder (NUMBA_CACHE_DIR names one)."""
+    options = {"nogil": True, "no_cfunc_wrapper": True}
+    try:
+        return njit(cache=True, **options)(inspect.unwrap(function))
+    except RuntimeError:  # no folder that can be written to
+        return njit(**options)(inspect.unwrap(function))
 
 
 class Lanes(types.Type):

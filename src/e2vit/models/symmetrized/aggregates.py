@@ -117,4 +117,11 @@ def feature_max(features: ViewFeatures) -> Features:
 
 def _of_view(logits: ViewLogits, view: Tensor) -> Logits:
     """The logits of one chosen view of every image."""
-    return logits.take_along_dim(view[:, None, None], 1).squeeze(1)
+    return logits.gather(1, view[:, None, None].expand(-1, 1, logits.shape[-1])).squeeze(1)
+
+
+def weighted(weights: Float[Tensor, "batch element"], seen: Float[Tensor, "batch element ..."]) -> Tensor:
+    """Σ_g w_g l_g, where a weight of zero silences −∞ too, and −∞ of a view with weight stays."""
+    w = weights.to(seen).reshape(*weights.shape, *[1] * (seen.ndim - 2))
+    bounded = seen.clamp(min=torch.finfo(seen.dtype).min)
+    return (w * bounded).sum(1).masked_fill((seen.isneginf() & (w != 0)).any(1), -math.inf)

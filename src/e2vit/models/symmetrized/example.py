@@ -40,6 +40,10 @@ class Output:
             )
         return result
 
+    def again(self, result: Any) -> Tensor:
+        """The same for what a head returns, which may be the logits already."""
+        return result if isinstance(result, Tensor) else self(result)
+
     def _entry(self, result: Any) -> Any:
         try:
             return result[self.where]
@@ -100,7 +104,7 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
     declared = {name: _declared(model, name) for name in NAMES}
     layers = list(model.modules())
     first = [layer.in_channels for layer in layers if isinstance(layer, nn.Conv2d)][:1]
-    channels = [*declared["in_channels"], *declared["channels"], *declared["in_chans"], *first, 3, 1]
+    channels = [*declared["in_channels"], *declared["channels"], *declared["in_chans"], *first, 3, 1, 2, 4]
     sizes = [*declared["image_size"], *declared["img_size"], *declared["input_size"]]
     for c in dict.fromkeys(n for entry in [*first, *channels] for n in _ints(entry)[:1]):
         widths = [layer.in_features for layer in layers if isinstance(layer, nn.Linear)][:1]
@@ -113,7 +117,8 @@ def _shapes(model: nn.Module) -> Iterator[tuple[int, int, int]]:
 
 def _declared(model: nn.Module, name: str) -> list[Any]:
     """Values of that name in the model's configuration or in the model and its modules."""
-    configs = [getattr(model, "config", None), getattr(model, "pretrained_cfg", None), *model.modules()]
+    modules = list(model.modules())
+    configs = [getattr(m, config, None) for config in ("config", "pretrained_cfg") for m in modules] + modules
     values = [c.get(name) if isinstance(c, Mapping) else getattr(c, name, None) for c in configs]
     return [v for v in values if _ints(v)]
 

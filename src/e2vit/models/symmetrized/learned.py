@@ -81,6 +81,8 @@ class OrbitConvolution(nn.Module):
     Invariance: to the group alone; another order of the views gives another result.
     """
 
+    relative: Tensor
+
     def __init__(self, group: FiniteGroup, width: int, channels: int = 32):
         super().__init__()
         self.reduce = nn.Linear(width, channels)
@@ -106,6 +108,8 @@ class Bispectrum(nn.Module):
     Invariance: to the group alone.
     Source: Kakarala (1992) for the triple correlation, Mataigne et al. (2024) for the n numbers that suffice.
     """
+
+    product: Tensor
 
     def __init__(self, group: FiniteGroup, width: int, channels: int = 16):
         super().__init__()
@@ -181,8 +185,8 @@ class CanonicalLearned(nn.Module):
         )
 
     def forward(self, views: Float[Tensor, "batch element channel height width"]) -> Float[Tensor, "batch element"]:
-        gray = rearrange(views.mean(2), "batch element height width -> (batch element) 1 height width")
-        scores = rearrange(self.score(gray), "(batch element) 1 -> batch element", batch=len(views))
+        gray = views.mean(2).flatten(0, 1)[:, None]  # (batch element) 1 height width; also of an empty batch
+        scores = self.score(gray).reshape(views.shape[:2])
         chosen = torch.zeros_like(scores).scatter(1, scores.argmax(1, keepdim=True), 1.0)
         if not self.training:
             return chosen

@@ -36,7 +36,7 @@ def move(
     """f(R⁻¹x): pixels are permuted where the matrix allows it, else interpolated about the center, zero outside."""
     (a, b), (c, d) = matrix
     if not is_exact(matrix):
-        rows = images.new_tensor(matrix).expand(len(images), 2, 2)
+        rows = images.new_tensor(matrix).expand(images.shape[0], 2, 2)
         return _resample(images, rows, mode)
     if b and images.shape[-1] != images.shape[-2]:
         raise ValueError(f"a quarter turn needs a square image, got {images.shape[-2]}×{images.shape[-1]}")

@@ -1,22 +1,18 @@
 """Take a classifier apart, without editing it, into features and a head: images → (batch, d) → logits.
 
 The features are the input of the last linear layer in the order of execution, found by running the model once on two
-images. The head is that layer and whatever the model computes after it. The layer is found again by its name in every
-pass, and its input is read, or replaced, by a mode of torch that is active in the calling thread alone: the model
-itself holds no hook, and a layer that is replaced later is used. Source of the mode: ``torch.overrides``.
+images. The head is that layer and whatever the model computes after it. Several last layers that read the same vector
+count as one. The layer is found again by its name in every pass, so one that is replaced later is used.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from e2vit.models.symmetrized.example import AS_IT_IS, Output, evaluated, find_example
+from e2vit.models.symmetrized.tap import InputOf, Rest, Tap, Whole, weights
 
 WAY_OUT = "pass features= and head= yourself, or choose an aggregate of logits"
 
@@ -29,97 +25,14 @@ class Split:
     head: Callable[[Tensor], Tensor]
     width: int | None
     model: Callable | None = None  # that was taken apart
+    layers: tuple[nn.Module, ...] = ()  # that begin the head
 
-
-class Tap(TorchFunctionMode):
-    """Reads what flows into the linear layers with the given weights, and replaces their inputs or their outputs.
-
-    calls: every (input, weight) of a linear layer, in the order of execution, when no weights are given.
-    """
-
-    def __init__(self, weights: tuple[Tensor, ...] = (), inputs: Tensor | None = None, outputs: Any = None):
-        super().__init__()
-        self.weights, self.inputs, self.outputs = weights, inputs, outputs
-        self.calls: list[tuple[Tensor, Tensor]] = []
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        if (
-            self.inputs is not None
-            and not self.calls
-            and func is F.batch_norm
-            and len(args) > 5
-            and args[1] is not None
-        ):
-            args = (*args[:5], False, *args[6:])  # before the head nothing is learned from the example
-        if func not in (F.linear, F.conv2d) or len(args) < 2 or not self._wanted(func, args):
-            return func(*args, **kwargs)
-        self.calls.append((args[0], args[1]))
-        if self.inputs is not None:
-            x = self.inputs if func is F.linear else self.inputs[:, :, None, None]
-            args = (x.to(args[0].dtype), *args[1:])
-        y = func(*args, **kwargs)
-        return y if self.outputs is None else self.outputs(y)
-
-    def _wanted(self, func: Callable, args: tuple) -> bool:
-        if self.weights:
-            return any(args[1] is weight for weight in self.weights)
-        return func is F.linear or tuple(args[1].shape[2:]) == tuple(args[0].shape[2:]) == (1, 1)
-
-
-@dataclass(frozen=True)
-class InputOf:
-    """images → what flows into the linear layers with these names, (batch, d)."""
-
-    model: nn.Module
-    names: tuple[str, ...]
-
-    def __call__(self, images: Tensor) -> Float[Tensor, "batch d"]:
-        with Tap(weights(self.model, self.names)) as tap:
-            self.model(images)
-        if not tap.calls:
-            raise ValueError(
-                f"{type(self.model).__name__} no longer runs its layer {self.names[0]}: wrap the model again"
-            )
-        return tap.calls[0][0].flatten(1)
-
-
-@dataclass(frozen=True)
-class Rest:
-    """(batch, d) → what the model returns when this flows into the linear layers with these names.
-
-    It costs one pass of the model on one image, of which everything before these layers is thrown away.
-    """
-
-    model: nn.Module
-    names: tuple[str, ...]
-    shape: tuple[int, ...]  # of an image
-    output: Output
-
-    def __call__(self, features: Float[Tensor, "batch d"]) -> Tensor:
-        with Tap(weights(self.model, self.names), inputs=features):
-            return self.output(self.model(features.new_zeros(1, *self.shape)))
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Those that the result depends on and that are trained."""
-        trained = [p for p in self.model.parameters() if p.requires_grad]
-        width = weights(self.model, self.names)[0].shape[1]
-        with torch.enable_grad():
-            y = self(trained[0].new_zeros(1, width))
-            slopes = torch.autograd.grad(y.sum(), trained, allow_unused=True)
-        return [p for p, slope in zip(trained, slopes, strict=True) if slope is not None]
-
-
-def weights(model: nn.Module, names: tuple[str, ...]) -> tuple[Tensor, ...]:
-    """The weights of the layers with these names, which may have been replaced since."""
-    layers = [model.get_submodule(name) for name in names]
-    for name, layer in zip(names, layers, strict=True):
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            raise ValueError(
-                f"the head {name} of {type(model).__name__} was replaced by something that is not a linear layer: "
-                "wrap the model again"
-            )
-    return tuple(layer.weight for layer in layers)
+    def fits(self, model: Callable) -> bool:
+        """Whether it is this model that was taken apart, with these layers."""
+        if not isinstance(self.features, InputOf) or not isinstance(model, nn.Module):
+            return self.model is None or self.model is model
+        there = [model.get_submodule(name) for name in self.features.names]
+        return self.model is model and all(a is b for a, b in zip(there, self.layers, strict=True))
 
 
 def split(
@@ -143,6 +56,7 @@ def split(
         images = find_example(model, example)
         if features is not None and head is not None:
             return _named(model, features, head, images, output)
+        assert isinstance(model, nn.Module)
         if images is None:
             raise ValueError(f"no shape of images was found that {name} takes: pass example=, two images")
         found = _found(model, images, output)
@@ -150,7 +64,7 @@ def split(
             raise ValueError(
                 f"{name} is not a function of what flows into its last linear layer, a vector for each image: {WAY_OUT}"
             )
-        _check(found, model, torch.cat([images, images.flip(0), images.flip(-1)]), output)
+        _check(found, model, torch.cat([images, images[:1].flip(-1)]), output)
     return found
 
 
@@ -197,7 +111,8 @@ def _found(model: nn.Module, images: Tensor, output: Output) -> Split | None:
                     and torch.equal(probed, given[0])
                 )
                 rest = layer if nothing_follows else Rest(model, names, tuple(images.shape[1:]), output)
-                return Split(InputOf(model, names), rest, x.shape[1], model)
+                layers = tuple(model.get_submodule(name) for name in names)
+                return Split(InputOf(model, names), rest, x.shape[1], model, layers)
     whole = output(whole)
     if whole.ndim == 2 and any(whole is x for x in empty):  # a head that was taken off: features come out
         return Split(Whole(model, output), nn.Identity(), whole.shape[1], model)
@@ -205,17 +120,6 @@ def _found(model: nn.Module, images: Tensor, output: Output) -> Split | None:
 
 
 LAYERS = (nn.Linear, nn.Conv2d)
-
-
-@dataclass(frozen=True)
-class Whole:
-    """images → the output of a model without a head."""
-
-    model: nn.Module
-    output: Output
-
-    def __call__(self, images: Tensor) -> Tensor:
-        return self.output(self.model(images))
 
 
 def _probe(
@@ -236,18 +140,18 @@ def _probe(
         given.append(numbers * sizes.to(y).repeat(len(y) // 2 + 1)[: len(y)].reshape(-1, *[1] * (y.ndim - 1)))
         return given[-1]
 
-    leaf = images.detach().clone().requires_grad_()
-    with torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+    with torch.inference_mode(False), torch.enable_grad(), Tap(weights(model, names), outputs=replace):
+        leaf = images.detach().clone().requires_grad_()
         y = output(model(leaf * 1))
-    if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
-        return None, given
+        if y.requires_grad and torch.autograd.grad(y.sum(), leaf, allow_unused=True)[0] is not None:
+            return None, given
     return y.detach(), given
 
 
 @torch.no_grad()
 def _check(parts: Split, model: Callable, images: Tensor, output: Output) -> None:
     """Error: ValueError when head(features(images)) is not what the model returns, up to rounding."""
-    expected, found = output(model(images)), output(parts.head(parts.features(images)))
+    expected, found = output(model(images)), output.again(parts.head(parts.features(images)))
     slack = torch.finfo(expected.dtype).eps ** 0.5
     finite = expected[expected.isfinite()].abs()
     size = finite.max().item() if finite.numel() else 1.0

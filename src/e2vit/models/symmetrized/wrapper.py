@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup
 from e2vit.models.symmetrized import motion
-from e2vit.models.symmetrized.aggregates import mean_logits
+from e2vit.models.symmetrized.aggregates import mean_logits, weighted
 from e2vit.models.symmetrized.catalog import find_aggregate
 from e2vit.models.symmetrized.example import Output, kind_of
 from e2vit.models.symmetrized.splitting import Split, split
@@ -83,11 +83,9 @@ class Symmetrized(nn.Module):
                 f"{len(off_grid)} of the {group.order} elements of {group} leave the square grid: choose "
                 'how to interpolate, for instance interpolation="bilinear"'
             )
-        aggregate = find_aggregate(aggregate) if isinstance(aggregate, str) else aggregate
-        self.combines = getattr(aggregate, "combines", "logits")
-        if output_action and (
-            self.combines == "features" or (output_action != "maps" and aggregate is not mean_logits)
-        ):
+        chosen: Any = find_aggregate(aggregate) if isinstance(aggregate, str) else aggregate
+        self.combines = getattr(chosen, "combines", "logits")
+        if output_action and (self.combines == "features" or (output_action != "maps" and chosen is not mean_logits)):
             raise ValueError(
                 "outputs that turn with the image are averaged (mean_logits); maps may also be combined by another "
                 "aggregate of logits or of images"
@@ -98,11 +96,12 @@ class Symmetrized(nn.Module):
         self.example, self._split = example, None
         if self.combines == "features" or features is not None or head is not None:
             self._split = split(model, features, head, example, self.output)
-        if inspect.isclass(aggregate):
-            aggregate = aggregate(group, *([self._width()] if self.combines == "features" else []))
-            if isinstance(aggregate, nn.Module):
-                aggregate.to(**kind_of(model)).train(getattr(model, "training", True))
-        self.aggregate = aggregate
+        if inspect.isclass(chosen):
+            make: Any = chosen
+            chosen = make(group, self._width()) if self.combines == "features" else make(group)
+            if isinstance(chosen, nn.Module):
+                chosen.to(**kind_of(model)).train(getattr(model, "training", True))
+        self.aggregate: Callable = chosen
         known = set(self.modules())
         self.added = nn.ModuleList(
             part for part in (features, head) if isinstance(part, nn.Module) and part not in known
@@ -118,16 +117,17 @@ class Symmetrized(nn.Module):
                 else type(images).__name__
             )
             raise ValueError(f"expected float images (batch, channel, height, width) and got {what}")
-        parts = (images,)
+        parts: tuple[Tensor, ...] = (images,)
         if self.chunk is not None and not torch.compiler.is_compiling():
             parts = _even(images, max(1, self.chunk // self.group.order))
         self._check_batch_norm(parts)
-        return torch.cat([self._of_images(part) for part in parts]) if len(parts) > 1 else self._of_images(parts[0])
+        answers = [self._of_images(part) for part in parts]
+        return torch.cat(answers) if len(answers) > 1 else answers[0]
 
     @property
     def parts(self) -> Split:
         """The model as features and a head. Error: ValueError for a model whose parts are not known."""
-        if self._split is None or self._split.model not in (None, self.model):
+        if self._split is None or not self._split.fits(self.model):
             self._split = split(self.model, None, None, self.example, self.output)
         return self._split
 
@@ -156,9 +156,9 @@ class Symmetrized(nn.Module):
         views: the images themselves, for an aggregate that looks at them.
         """
         if self.combines == "features":
-            return self._checked(self.output(self.parts.head(self.aggregate(seen))), len(seen), "logits")
+            return self._checked(self.output.again(self.parts.head(self.aggregate(seen))), seen.shape[0], "logits")
         if self.combines == "images":
-            return _weighted(self.aggregate(views), seen)
+            return weighted(self.aggregate(views), seen)
         if self.output_action in (None, "maps"):
             return self._combined_by_class(seen)
         return seen.mean(1)
@@ -171,7 +171,7 @@ class Symmetrized(nn.Module):
             half = x.clamp(min=torch.finfo(x.dtype).min / 4).movedim(-1, -2) / 2  # a masked label is no NaN
             x = torch.stack([half, -half], -1)  # batch *place label element 2
         y = self.aggregate(x.flatten(0, -3))
-        y = y.unflatten(0, x.shape[:-2]) if x.ndim > 3 else self._checked(y, len(seen), "logits")
+        y = y.unflatten(0, x.shape[:-2]) if x.ndim > 3 else self._checked(y, seen.shape[0], "logits")
         y = y[..., 0] - y[..., 1] if labels else y
         return y[..., 0] if seen.ndim == 2 else y.movedim(-1, 1)
 
@@ -183,11 +183,11 @@ class Symmetrized(nn.Module):
         seen = self.views(images)
         weights = self.aggregate(seen)
         if self.training or self.output_action or torch.compiler.is_compiling():
-            return _weighted(weights, self.view_logits(images))
+            return weighted(weights, self.view_logits(images))
         wanted = weights != 0  # views without weight need no pass
         logits = self._passes(self._logits, seen[wanted], "logits")
         self._refuse_nan(logits, *wanted.nonzero().unbind(1))
-        return _weighted(weights, logits.new_zeros(*weights.shape, *logits.shape[1:]).index_put((wanted,), logits))
+        return weighted(weights, logits.new_zeros(*weights.shape, *logits.shape[1:]).index_put((wanted,), logits))
 
     def _logits(self, images: Tensor) -> Tensor:
         return self.output(self.model(images))
@@ -197,16 +197,12 @@ class Symmetrized(nn.Module):
         if not torch.compiler.is_compiling():
             index = torch.arange(len(seen), device=seen.device)
             self._refuse_nan(seen, index // self.group.order, index % self.group.order)
-        return (
-            seen.unflatten(0, (-1, self.group.order))
-            if len(seen)
-            else seen.reshape(0, *views.shape[1:2], *seen.shape[1:])
-        )
+        return seen.unflatten(0, views.shape[:2])
 
     def _passes(self, f: Callable, views: Tensor, what: str) -> Tensor:
         """f of many images, at most ``chunk`` at a time."""
-        if self.chunk is None or len(views) <= self.chunk or torch.compiler.is_compiling():
-            return self._checked(f(views), len(views), what)
+        if self.chunk is None or torch.compiler.is_compiling() or views.shape[0] <= self.chunk:
+            return self._checked(f(views), views.shape[0], what)
         return torch.cat([self._checked(f(part), len(part), what) for part in _even(views, self.chunk)])
 
     def _view(self, matrix: motion.Matrix, images: Tensor) -> Tensor:
@@ -223,6 +219,7 @@ class Symmetrized(nn.Module):
             return motion.move_vectors(matrix, seen)
         if self.output_action == "keypoints":
             return motion.move_keypoints(matrix, seen, (size[0], size[1]))
+        assert callable(self.output_action)
         return self.output_action(self.group, int(self.group.inverse[g]), seen)
 
     def _width(self) -> int:
@@ -240,7 +237,7 @@ class Symmetrized(nn.Module):
                 "image are no sample: call eval(), or take a larger batch or chunk"
             )
 
-    def _checked(self, values: Any, count: int, what: str) -> Tensor:
+    def _checked(self, values: Any, count: int | torch.SymInt, what: str) -> Tensor:
         axes = {"maps": (4,), None: (1, 2)}.get(self.output_action, range(1, 9)) if what == "logits" else (2,)
         if (
             isinstance(values, Tensor)
@@ -267,10 +264,3 @@ class Symmetrized(nn.Module):
 def _even(images: Tensor, most: int) -> tuple[Tensor, ...]:
     """Parts of nearly equal length, at most so long: a last part of one image would be no sample for a batch norm."""
     return images.tensor_split(max(1, math.ceil(len(images) / most)))
-
-
-def _weighted(weights: Float[Tensor, "batch element"], seen: Float[Tensor, "batch element ..."]) -> Tensor:
-    """Σ_g w_g l_g, where a weight of zero silences −∞ too, and −∞ of a view with weight stays."""
-    w = weights.to(seen).reshape(*weights.shape, *[1] * (seen.ndim - 2))
-    bounded = seen.clamp(min=torch.finfo(seen.dtype).min)
-    return (w * bounded).sum(1).masked_fill((seen.isneginf() & (w != 0)).any(1), -math.inf)
