@@ -313,7 +313,7 @@ shown = [name for name in there if abs(gap[name]) > 100 * smallest]
 display(
     Markdown(
         f"After {epochs} epochs the hybrid classifies {reference} of {reference.images:,} test images correctly "
-        f"({counts} for each network). Smaller differences than {100 * smallest:.2f} points could not be shown"
+        f"({counts} for each network). Differences below {100 * smallest:.2f} points could not be shown reliably"
         + (
             f"; seeds differ by a standard deviation of {100 * spread:.2f} points, an estimate with {freedom} degrees of freedom. "
             if freedom
