@@ -31,6 +31,7 @@ from e2vit.layers.filters import turned_basis
 from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.testing import randomized
+from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures, measure
 from e2vit_book.hybrid.turning import (
@@ -38,7 +39,6 @@ from e2vit_book.hybrid.turning import (
     turning_error,
     with_nearest_filters,
 )
-from e2vit_book.style import drawing
 from e2vit_book.weaknesses.measure import benchmark
 from einops import einsum, rearrange
 from IPython.display import Markdown, display
@@ -82,7 +82,12 @@ figures.results(
 # ## From image to logits
 
 # %% tags=["hide-input"]
-drawing("hybrid")
+drawing(
+    "hybrid",
+    "The hybrid. Colors are poses; each pose of a map is the same map, computed with filters "
+    "that were turned. Lines in the blocks: attention relates places within a pose, and "
+    "linear layers relate the poses.",
+)
 
 # %% [markdown]
 # 1. **Stem.** A *lifting convolution* applies every filter in four poses. Group convolutions and $2 \times 2$ pools

@@ -13,12 +13,12 @@ from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
 from e2vit.metrics import mcnemar, wilson
 from e2vit.models import Symmetrized
+from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
 from e2vit_book.post_hoc import measure as comparison
-from e2vit_book.style import drawing
 
 
 def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
@@ -145,7 +145,7 @@ def test_an_exercise_fails_until_it_is_solved(capsys):
 
 
 def test_the_drawing_of_the_hybrid_has_a_text_and_no_color_of_its_own_for_lines():
-    page = drawing("hybrid").data
+    page = drawing("hybrid", "The hybrid").data
     assert "<title" in page and "<desc" in page and 'role="img"' in page
     assert "currentColor" in page and not any(color in page for color in ("black", "#000", "white", "#fff"))
 

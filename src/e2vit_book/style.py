@@ -5,13 +5,11 @@ They are 6 inches wide with type of 11 points, so that a narrow screen, which sh
 """
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from IPython.display import HTML
 from matplotlib.axes import Axes
 from matplotlib.ticker import LogLocator
 
@@ -91,8 +89,3 @@ def interval_rows(
         )
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
-
-
-def drawing(name: str) -> HTML:
-    """The drawing book/_static/<name>.svg, inline, so that its lines take the color of the text around it."""
-    return HTML((Path(__file__).parents[2] / "book" / "_static" / f"{name}.svg").read_text(encoding="utf-8"))
