@@ -4,7 +4,7 @@
 #   make serve       the book on a local port                                 make pdf        the book as one PDF
 #   make notebooks   execute all notebooks                                    make soak       the long tests
 #   make lint        ruff and pyright                                         make clean      drop what was built
-#   make links       check every external link                                make mutants    small faults against tests
+#   make links       check every external link                                make    small faults against tests
 #   make reproduce   train what has no record yet, MINUTES=60 at most         make tables     tables from records
 #
 # CONSTRAINTS=constraints.txt installs the exact versions that the book was last built with.
@@ -20,7 +20,7 @@ READY := $(VENV)/ready
 export JUPYTER_PREFER_ENV_PATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: book notebooks pages scripts models lint test soak mutants reproduce tables serve serve-built pdf links clean
+.PHONY: book notebooks pages scripts models lint test soak reproduce tables serve serve-built pdf links clean
 .DEFAULT_GOAL := book
 
 $(READY): requirements.txt pyproject.toml $(CONSTRAINTS)
@@ -62,10 +62,6 @@ test: $(READY) scripts models
 
 soak: $(READY)
 	@$(BIN)/python -m pytest -m soak tests
-
-# Small faults made in the groups, actions and layers: the tests must notice 95 % of them. About half an hour on two cores.
-mutants: $(READY)
-	@$(BIN)/python tests/mutants.py
 
 reproduce: $(READY)
 	@$(BIN)/python -m e2vit run --missing --budget-minutes $(MINUTES)

@@ -77,10 +77,14 @@ def test_parity_of_the_formula_written_out_and_of_no_other_index(name):
 @pytest.mark.parametrize(
     "name, group, index, window, message",
     [
-        ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
-        ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
-        ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
-        ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
+        case
+        for case in [
+            ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
+            ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
+            ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
+            ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
+        ]
+        if case[0] in PRESENT
     ],
 )
 def test_weights_of_another_network_are_refused(name, group, index, window, message):
