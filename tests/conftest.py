@@ -91,7 +91,7 @@ def build(output: Path, *options: str, root: Path = ROOT) -> subprocess.Complete
         "--quiet",
         *options,
     ]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=300)
+    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
 
 
 @pytest.fixture(scope="session")

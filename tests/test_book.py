@@ -1,6 +1,8 @@
 """The built pages and the commands around them: links, sizes, banners, bad input in one sentence each."""
 
+import ast
 import html.parser
+import importlib
 import json
 import os
 import re
@@ -14,6 +16,7 @@ from types import SimpleNamespace
 
 import execute
 import pytest
+import reference
 import yaml
 
 import e2vit
@@ -289,3 +292,16 @@ def test_the_whole_book_prints(small_book, tmp_path):
     done = tool("pdf.py", root=copy, timeout=600)
     assert done.returncode == 0, done.stderr
     assert (copy / "book" / "_static" / "vendor" / "book.pdf").read_bytes().startswith(b"%PDF")
+
+
+@pytest.mark.parametrize("room", reference.ROOMS)
+def test_the_reference_lists_every_public_name_with_a_docstring(room):
+    module = importlib.import_module(f"e2vit.{room}")
+    source = ROOT / "src"
+    found = {
+        name: definition for name, definition, _ in reference.public(source, reference.file_of(source, module.__name__))
+    }
+    exported = {name for name in getattr(module, "__all__", found) if callable(getattr(module, name))}
+    assert found and exported <= set(found)
+    mute = [name for name, definition in found.items() if not ast.get_docstring(definition)]
+    assert [name for name in mute if not name.endswith("Config")] == [], "fields of configurations have comments"

@@ -23,7 +23,6 @@ FIGURES = {
     "shift_as_rotation": lambda: recap.shift_as_rotation(POSITIONS[[0, 5]], POSITIONS[[3, 8]], [0, 2, 4]),
     "cross_attention": lambda: recap.cross_attention(RANDOM.dirichlet(np.ones(3), (2, 4)), WORDS, ["a", "b", "c", "d"]),
     "cross_attention_one_head": lambda: recap.cross_attention(RANDOM.dirichlet(np.ones(3), (1, 2)), WORDS, ["a", "b"]),
-    "losses": lambda: recap.losses([2.0, 1.0, 0.1], chance=2.3),
     "patches_and_tokens": lambda: recap.patches_and_tokens(IMAGE, 4),
     "learning_curve": lambda: recap.learning_curve(np.array([2.0, 1.0]), np.array([0.5, 0.8]), 2),
     "confusion_matrix": lambda: recap.confusion_matrix(np.diag([5, 6, 7])),
@@ -47,7 +46,7 @@ def test_a_figure_can_be_drawn_and_leaves_the_settings_alone(name):
 
 
 def test_every_pair_of_axes_with_numbers_names_them():
-    for name in ("sinusoids", "losses", "learning_curve", "confusion_matrix", "patches_and_tokens"):
+    for name in ("sinusoids", "learning_curve", "confusion_matrix", "patches_and_tokens"):
         figure = FIGURES[name]()
         assert all(ax.get_xlabel() for ax in figure.axes if ax.get_xaxis().get_visible() and not ax.get_label()), name
 

@@ -189,9 +189,10 @@ for backend in ("auto", "reference"):
 
 def run(script, **environment):
     """Run a script that imports this file, in a process of its own."""
-    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    here = Path(__file__).parent
+    paths = os.pathsep.join([str(here), *sys.path])
     environment = {**os.environ, "PYTHONPATH": paths, **environment}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=here)
     assert done.returncode == 0, done.stderr
 
 
@@ -203,7 +204,7 @@ def test_a_compiled_graph_holds_the_kernel():
 class Layer(torch.nn.Module):
     def __init__(self, backend):
         super().__init__()
-        self.options = tensors("group")[1] | {"backend": backend}
+        self.options = large()[1] | {"backend": backend}
 
     def forward(self, *inputs):
         return attend(*inputs, **self.options)

@@ -32,9 +32,9 @@ def test_the_verdict_says_what_the_interval_allows(monkeypatch):
     }
     monkeypatch.setattr(measure, "difference", lambda data, share, *a: known.get((data, share)))
     first, second = measure.verdict().split(". With all")
-    assert "the hybrid over D4 is better than the plain ViT on galaxies (+8.0 [+3.0, +13.0] points)" in first
-    assert "the plain ViT is better than the hybrid over D4 on land" in first
-    assert "a difference on galaxies is not shown" in second and "5 folds show 4.0 points" in second
+    assert "on galaxies the hybrid over D4 is better than the plain ViT by +8.0 [+3.0, +13.0] points" in first
+    assert "on land the hybrid over D4 is worse than the plain ViT: -8.0 [-13.0, -3.0] points" in first
+    assert "on galaxies no difference between" in second and "show a difference of 4.0 points" in second
     assert "for land there are not enough records yet" in second
 
 

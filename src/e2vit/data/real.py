@@ -87,7 +87,7 @@ def mirabest(root: Path) -> Labeled:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as reason:
             raise DataError(f"{packed} is damaged ({first_line(reason)})") from None
     else:
-        found = sources._fetched(MiraBest, root, str(root), download=sources._online())
+        found = sources.fetched(MiraBest, root, str(root), download=sources.online())
         images, labels = found.data, found.targets
     if hashlib.sha256(images.tobytes() + labels.astype(np.uint8).tobytes()).hexdigest() != MIRABEST_SHA256:
         raise DataError(
@@ -106,7 +106,7 @@ def cropped_and_reduced(images: Tensor, crop: int = 128) -> Tensor:
 
 def eurosat(root: Path) -> Labeled:
     """The 27,000 tiles in color, class by class."""
-    tiles = sources._fetched(EuroSAT, root, str(root), download=sources._online())
+    tiles = sources.fetched(EuroSAT, root, str(root), download=sources.online())
     try:
         images = np.stack([np.asarray(picture) for picture, _ in tiles])
     except (OSError, ValueError) as reason:

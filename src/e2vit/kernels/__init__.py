@@ -72,15 +72,16 @@ def attend(
         raise ValueError(f"dropout of attention weights is in the reference backend alone, not in {backend!r}")
     position = position if position.ndim == 4 else position[None]
     element = element if element.ndim == 3 else element[None]
-    inputs, dtype, heads = (q, k, value, position, element), q.dtype, q.shape[1]
+    dtype, heads = q.dtype, q.shape[1]
     if dtype not in (torch.float32, torch.float64):
-        inputs = tuple(x.float() for x in inputs)
+        q, k, value, position, element = (x.float() for x in (q, k, value, position, element))
+    inputs = q, k, value, position, element, table
     extra = {"dropout": dropout} if dropout else {}
     autocast = torch.is_autocast_enabled(q.device.type)
     with torch.autocast(q.device.type, enabled=False) if autocast else nullcontext():
         if diagonal:
-            *inputs, table = poses_as_heads(*inputs, table)
-        out = _loaded[backend].attend(*inputs, table, mask, **extra)
+            inputs = poses_as_heads(*inputs)
+        out = _loaded[backend].attend(*inputs, mask, **extra)
     if diagonal:
         out = rearrange(out, "b (head v) e 1 y x -> b head e v y x", head=heads)
     return out.to(dtype)

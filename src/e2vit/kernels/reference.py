@@ -37,16 +37,17 @@ def attend(
         keys, rows = slice(first, last + side - 1), slice(first, last)
         inputs = (q[some, ..., rows, :], k[some, ..., keys, :], value[some, ..., keys, :], position, turned)
         if again and torch.is_grad_enabled():
-            options = {"use_reentrant": False, "preserve_rng_state": dropout > 0}
-            return checkpoint(_tile, *inputs, excluded[:, rows], dropout, **options)
+            arguments = *inputs, excluded[:, rows], dropout
+            return checkpoint(_tile, *arguments, use_reentrant=False, preserve_rng_state=dropout > 0)
         return _tile(*inputs, excluded[:, rows], dropout)
 
     if torch.compiler.is_compiling():
         again = not exporting()
         return tile(slice(None), 0, height)
     row = heads * width * side**2 * table.numel()
-    images = max(1, min(batch, TILE // row))
-    rows = max(1, min(height, TILE // (row * images)))
+    numbers = TILE if q.device.type == "cpu" else 32 * TILE  # a GPU is busy with large tiles alone
+    images = max(1, min(batch, numbers // row))
+    rows = max(1, min(height, numbers // (row * images)))
     again = images < batch or rows < height
     return torch.cat(
         [
@@ -65,7 +66,8 @@ def weights(
     mask: Bool[Tensor, " offset"] | None = None,
 ) -> Float[Tensor, "batch head v g m offset height width"]:
     """The attention: for each output pose v and query pose g a distribution over key poses m and offsets."""
-    excluded = _excluded(k.shape[-1] - q.shape[-1] + 1, *q.shape[-2:], mask, q.device)
+    height, width = q.shape[-2:]
+    excluded = _excluded(k.shape[-1] - width + 1, height, width, mask, q.device)
     found = _softmax(q, k, position, element[:, table], excluded)
     return rearrange(found, "b head y x v g (m o) -> b head v g m o y x", m=k.shape[3])
 

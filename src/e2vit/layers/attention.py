@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup, cayley_index, check_group, gsa_index
 from e2vit.kernels import BACKENDS, attend, poses_as_heads, reference
-from e2vit.layers.position import PositionAsReleased, SoundPosition, seen_offsets, window_mask
+from e2vit.layers.position import PositionAsReleased, SoundPosition, pair_offsets, seen_offsets, window_mask
 
 
 class Pointwise(nn.Module):
@@ -53,6 +53,10 @@ class GroupSelfAttention(nn.Module):
     """
 
     smallest = 1  # side of the smallest map, pixels
+    table: Tensor
+    offsets: Tensor | None
+
+    table: Tensor
 
     def __init__(
         self,
@@ -115,7 +119,7 @@ class GroupSelfAttention(nn.Module):
         content = einsum(q, k, "b head d g q, b head d m key -> b head g q m key")
         place = einsum(q, self._positions(2 * height - 1, 2 * width - 1, q), "b head d g q, v o d -> b head v g q o")
         pose = einsum(q, self._elements(q)[self.table], "b head d g q, v g m d -> b head v g q m")
-        place = place.take_along_dim(_pair_offsets(height, width, q.device), -1)
+        place = place.take_along_dim(pair_offsets(height, width).to(q.device)[None, None, None, None], -1)
         if self.diagonal:
             place, pose = (_diagonal(scores) for scores in (place, pose))
             scores = (content[:, :, :, None] + place[..., None, :]) + pose[..., None]
@@ -173,6 +177,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     options:      as in :class:`GroupSelfAttention`. Dropout of attention weights needs the reference backend.
     """
 
+    mask: Tensor | None
+
     def __init__(
         self,
         group: FiniteGroup,
@@ -199,9 +205,8 @@ class LocalGroupSelfAttention(GroupSelfAttention):
     def forward(
         self, x: Float[Tensor, "batch channel *pose height width"]
     ) -> Float[Tensor, "batch out_channel element height width"]:
-        *inputs, table = self._inputs(x)
         options = {"diagonal": self.diagonal, "dropout": self.dropout if self.training else 0.0}
-        return self._merge(attend(*inputs, table, mask=self.mask, backend=self.backend, **options))
+        return self._merge(attend(*self._inputs(x), mask=self.mask, backend=self.backend, **options))
 
     def weights(
         self, x: Float[Tensor, "batch channel *pose height width"]
@@ -241,13 +246,6 @@ def _position(name: str, head_dim: int, lifting: bool) -> tuple[nn.Module, int]:
         raise ValueError(f"released positions need {'an even' if lifting else 'at least 3'} head_dim, not {head_dim}")
     axis_channels = head_dim // 2 if lifting else head_dim // 3
     return PositionAsReleased(head_dim, axis_channels), head_dim - 2 * axis_channels
-
-
-def _pair_offsets(height: int, width: int, device: torch.device) -> Tensor:
-    """(1, 1, 1, 1, query, key): where the offset of each pair stands in the window that holds all offsets."""
-    place = torch.arange(height * width, device=device)
-    rows, columns = (place[None] // width - place[:, None] // width, place[None] % width - place[:, None] % width)
-    return ((rows + height - 1) * (2 * width - 1) + columns + width - 1)[None, None, None, None]
 
 
 def _diagonal(scores: Float[Tensor, "batch head v g query last"]) -> Float[Tensor, "batch head v 1 query last"]:

@@ -5,6 +5,7 @@ Source: Cohen and Welling (2016), "Group equivariant convolutional networks"; th
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from einops import reduce
@@ -63,7 +64,9 @@ class GCNNConfig:
     @classmethod
     def modern(cls, **changes) -> "GCNNConfig":
         """The stem of the hybrid with two more convolutions where the hybrid has its transformer blocks."""
-        modern = dict(widths=(8, 24, 32, 32, 32), kernel=5, same_size=True, pool_after=(1, 2), readout="mean_max")
+        modern: dict[str, Any] = dict(
+            widths=(8, 24, 32, 32, 32), kernel=5, same_size=True, pool_after=(1, 2), readout="mean_max"
+        )
         return cls(**modern | changes)
 
     def tiny(self) -> "GCNNConfig":

@@ -89,12 +89,10 @@ class GroupAttentionNetConfig:
     @classmethod
     def pcam(cls, **changes) -> "GroupAttentionNetConfig":
         """As released. Its last pool, 2×2 on a 7×7 map, breaks the size rule: not equivariant whatever the index."""
-        return cls(
-            **dict(image_size=96, in_channels=3, classes=2, channels=12, window=5)
-            | dict(blocks=(0, 1, 2, 1), crops=(0, 2, 1, 1), expansions=(1, 2, 2, 2), norms_between=True)
-            | dict(pool_after_last=True, size_rule=False, attention_dropout=0.1)
-            | changes
-        )
+        shape: dict[str, Any] = dict(image_size=96, in_channels=3, classes=2, channels=12, window=5, norms_between=True)
+        shape |= dict(blocks=(0, 1, 2, 1), crops=(0, 2, 1, 1), expansions=(1, 2, 2, 2), pool_after_last=True)
+        shape |= dict(size_rule=False, attention_dropout=0.1)
+        return cls(**shape | changes)
 
     @classmethod
     def pcam_corrected(cls, **changes) -> "GroupAttentionNetConfig":

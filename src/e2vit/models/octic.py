@@ -132,7 +132,7 @@ class OcticMLP(nn.Module):
     def __init__(self, group: FiniteGroup, width: int, hidden: int):
         super().__init__()
         self.rise, self.fall = OcticLinear(width, hidden), OcticLinear(hidden, width)
-        self.register_buffer("fourier", to_parts(group), persistent=False)
+        self.register_buffer("fourier", to_parts(group).float(), persistent=False)
 
     def forward(self, x: Float[Tensor, "part batch token d"]) -> Float[Tensor, "part batch token d"]:
         hidden = self.rise(x.flatten(1, 2))
@@ -168,7 +168,7 @@ class OcticTable(nn.Module):
         self.group, self.side = group, side
         self.quarter = nn.Parameter(torch.randn(6, channels, (side + 1) // 2, (side + 1) // 2) * scale)
         first = to_parts(group)[[0, 1, 2, 3, 4, 5]] * torch.tensor([8**0.5] * 4 + [2.0] * 2)[:, None]
-        self.register_buffer("coefficients", first, persistent=False)
+        self.register_buffer("coefficients", first.round().float(), persistent=False)  # zeros and ±1
 
     def forward(self) -> Float[Tensor, "part channel side side"]:
         rest = self.side - self.quarter.shape[-1]

@@ -25,11 +25,13 @@ def turning_html(
     labels: Sequence[int],
     models: Mapping[str, Float[ndarray, "digit angle class_"]],
     *,
+    start: int = 0,
     autoplay: bool = False,
 ) -> str:
     """A digit to turn with a slider, and the class probabilities of each model, as a self-contained HTML snippet.
 
     frames: gray images in [0, 1]. labels: the true class of each digit. models: name → probabilities.
+    start: the step that is shown first. autoplay: turn once around, unless the reader's system asks for less motion.
     """
     _check(frames, degrees, labels, models)
     sprites = [sprite_uri(images) for images in frames]
@@ -49,7 +51,7 @@ def turning_html(
         f'<div class="e2-turn"><div><div class="e2-digit" role="img" style="{picture}"></div>'
         f'<div class="e2-choice" role="group" aria-label="which digit">{choice}</div></div><div class="e2-models">'
         + "".join(_panel(name, p, labels) for name, p in models.items())
-        + f"</div></div>{controls(len(degrees), 'turn of the digit, degrees', '0°')}"
+        + f"</div></div>{controls(len(degrees), 'turn of the digit, degrees', f'{degrees[start]:g}°', start)}"
         '<p class="e2-text" aria-live="polite"></p>'
     )
     label = f"A digit turns through a full circle; beside it the class probabilities of {', '.join(models)}"

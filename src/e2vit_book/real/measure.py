@@ -126,28 +126,37 @@ def hours() -> float:
     return sum(record["seconds"] for record in records.find("real")) / 3600
 
 
-def verdict() -> str:
-    """Whether the hybrid over D4 beats the plain ViT with the same augmentation, in two sentences from the records."""
-    tenth, whole = ({name: difference(data, share) for data, name in DATA.items()} for share in (0.1, 1.0))
-    return " ".join([_sentence("With a tenth of the training images", tenth), _sentence("With all of them", whole)])
+WORDS = {
+    "hybrid-d4": "the hybrid over D4",
+    "vit": "the plain ViT",
+    "gcnn-d4": "the G-CNN over D4",
+    "cnn": "the plain CNN",
+}
 
 
-def _sentence(begin: str, found: Mapping[str, Difference | None]) -> str:
-    """One sentence for one share of the images: shown, the other way round, or not shown with what could have been."""
+def verdict(first: str = "hybrid-d4", second: str = "vit") -> str:
+    """Whether one network beats another with the same augmentation by D4, in two sentences from the records."""
+    shares = {"With a tenth of the training images": 0.1, "With all of them": 1.0}
+    return " ".join(_sentence(begin, share, first, second) for begin, share in shares.items())
+
+
+def _sentence(begin: str, share: float, first: str, second: str) -> str:
+    """One sentence for one share of the images: what is shown, and where nothing is, what could have been."""
     words = []
-    for name, d in found.items():
+    for data, name in DATA.items():
+        d = difference(data, share, "d4", first, second)
         if d is None:
             words.append(f"for {name} there are not enough records yet")
         elif d.low > 0:
-            words.append(f"the hybrid over D4 is better than the plain ViT on {name} ({d})")
+            words.append(f"on {name} {WORDS[first]} is better than {WORDS[second]} by {d}")
         elif d.high < 0:
-            words.append(f"the plain ViT is better than the hybrid over D4 on {name} (hybrid minus ViT: {d})")
+            words.append(f"on {name} {WORDS[first]} is worse than {WORDS[second]}: {d}")
         else:
             words.append(
-                f"a difference on {name} is not shown ({d}; {d.folds} folds show {100 * d.detectable:.1f} points "
-                "with a probability of 80 %)"
+                f"on {name} no difference between {WORDS[first]} and {WORDS[second]} is shown ({d}; {d.folds} folds "
+                f"show a difference of {100 * d.detectable:.1f} points with a probability of 80 %)"
             )
-    return f"{begin} {'; '.join(words)}."
+    return f"{begin}, {'; '.join(words)}."
 
 
 def percent(fraction: float) -> str:

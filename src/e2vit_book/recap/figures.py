@@ -97,17 +97,6 @@ def cross_attention(
     return figure
 
 
-@styled
-def losses(curve: Sequence[float], chance: float) -> Figure:
-    """Draw the training loss at every step (nats per token), logarithmic; chance: the loss of a uniform guess."""
-    figure, ax = plt.subplots(figsize=(5.2, 2.6), layout="constrained")
-    ax.semilogy(np.arange(1, len(curve) + 1), curve, color=SERIES[0])
-    ax.axhline(chance, color="#555555", linestyle="--", linewidth=1)
-    ax.text(len(curve), chance * 1.15, "uniform guess", ha="right", va="bottom", fontsize=9)
-    ax.set(xlabel="step", ylabel="loss (nats per token)", ylim=(None, chance * 4))
-    return figure
-
-
 def patches_and_tokens(image: Float[ndarray, "height width"], patch_size: int) -> Figure:
     """Draw an image cut into patches, and the patches as rows of numbers: the input of the linear embedding."""
     patches = rearrange(image, "(row a) (column b) -> (row column) (a b)", a=patch_size, b=patch_size)

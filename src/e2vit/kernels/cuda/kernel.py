@@ -14,6 +14,7 @@ from torch import Tensor
 
 from e2vit.kernels import reference
 from e2vit.kernels.cuda.program import PIXELS, backward_keys, backward_queries, forward
+from e2vit.kernels.operator import operator
 
 
 def attend(
@@ -28,45 +29,49 @@ def attend(
     """See :func:`e2vit.kernels.attend`."""
     if q.dtype == torch.float64:
         return reference.attend(q, k, value, position, element, table, mask)
-    elements = element.expand(q.shape[1], -1, -1)
-    pose = einsum(q, elements, "batch head d g y x, head entry d -> batch head g entry y x")
+    return _run(q, k, value, position, element, table, mask)
+
+
+def _prepared(q, k, value, position, element, table, mask) -> tuple[Tensor, ...]:
+    """What every kernel reads first. The product of each query with each element embedding, (batch, head, g, entry,
+    height, width), is computed here once."""
+    pose = einsum(q, element.expand(q.shape[1], -1, -1), "b head d g y x, head entry d -> b head g entry y x")
     counted = torch.ones(position.shape[2], dtype=torch.bool, device=q.device) if mask is None else mask
-    offsets = counted.nonzero().flatten().int()
-    return _Attention.apply(q, k, value, position, pose, table.int().contiguous(), offsets)
+    floats = (x.contiguous() for x in (q, k, value, position, pose))
+    return *floats, table.int().contiguous(), counted.nonzero().flatten().int()
 
 
-class _Attention(torch.autograd.Function):
-    """pose: (batch, head, g, entry, height, width), the product of each query with each element embedding."""
+def _forward(q, k, value, position, element, table, mask):
+    inputs = _prepared(q, k, value, position, element, table, mask)
+    batch, heads, _, queries, height, width = q.shape
+    out = q.new_empty(batch, heads, value.shape[2], len(table), height, width)
+    logsum = q.new_empty(batch, heads, len(table), queries, height, width)
+    sizes, constants = _sizes(*inputs)
+    grid = batch * heads * triton.cdiv(height * width, PIXELS), len(table)
+    forward[grid](*inputs, out, logsum, *sizes, **constants)
+    return out, logsum
 
-    @staticmethod
-    def forward(ctx, q, k, value, position, pose, table, offsets):
-        q, k, value, position, pose = (x.contiguous() for x in (q, k, value, position, pose))
-        batch, heads, _, queries, height, width = q.shape
-        out = q.new_empty(batch, heads, value.shape[2], len(table), height, width)
-        logsum = torch.empty(batch, heads, len(table), queries, height, width, device=q.device)
-        sizes, constants = _sizes(q, k, value, position, pose, table, offsets)
-        grid = batch * heads * triton.cdiv(height * width, PIXELS), len(table)
-        forward[grid](q, k, value, position, pose, table, offsets, out, logsum, *sizes, **constants)
-        ctx.save_for_backward(q, k, value, position, pose, table, offsets, logsum)
-        return out
 
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, dout):
-        q, k, value, position, pose, table, offsets, logsum = ctx.saved_tensors
-        batch, heads, _, queries, height, width = q.shape
-        sizes, constants = _sizes(q, k, value, position, pose, table, offsets)
-        dout, mean = dout.contiguous(), torch.empty_like(logsum)
-        dq, dk, dvalue = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(value)
-        dpose = torch.zeros_like(pose)
-        dposition = torch.zeros(heads, *position.shape[1:], device=q.device)
-        tiles = batch * heads * triton.cdiv(height * width, PIXELS)
-        inputs = q, k, value, position, pose, table, offsets, dout, logsum, mean
-        blocks = triton.cdiv(queries, constants["GROUP"])
-        backward_queries[(tiles, blocks)](*inputs, dq, dposition, dpose, *sizes, **constants)
-        backward_keys[(tiles, k.shape[3])](*inputs, dk, dvalue, *sizes, **constants)
-        dposition = dposition if len(position) > 1 else dposition.sum(0, keepdim=True)
-        return dq, dk, dvalue, dposition, dpose, None, None
+def _backward(dout, logsum, q, k, value, position, element, table, mask):
+    inputs = _prepared(q, k, value, position, element, table, mask)
+    batch, heads, _, queries, height, width = q.shape
+    sizes, constants = _sizes(*inputs)
+    dq, dk, dvalue, dpose = (torch.zeros_like(x) for x in (*inputs[:3], inputs[4]))
+    dposition = q.new_zeros(heads, *position.shape[1:])
+    tiles = batch * heads * triton.cdiv(height * width, PIXELS)
+    inputs = *inputs, dout, logsum, torch.empty_like(logsum)
+    blocks = triton.cdiv(queries, constants["GROUP"])
+    backward_queries[(tiles, blocks)](*inputs, dq, dposition, dpose, *sizes, **constants)
+    backward_keys[(tiles, k.shape[3])](*inputs, dk, dvalue, *sizes, **constants)
+    dq += einsum(dpose, element.expand(heads, -1, -1), "b head g entry y x, head entry d -> b head d g y x")
+    delement = einsum(dpose, q, "b head g entry y x, b head d g y x -> head entry d")
+    dposition, delement = (
+        x if len(given) > 1 else x.sum(0, keepdim=True) for x, given in ((dposition, position), (delement, element))
+    )
+    return dq, dk, dvalue, dposition, delement
+
+
+_run = operator("window_attention_cuda", _forward, _backward, keeps=True)
 
 
 def _sizes(q, k, value, position, pose, table, offsets) -> tuple[tuple, dict]:

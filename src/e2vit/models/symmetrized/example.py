@@ -71,10 +71,10 @@ def evaluated(*parts: Any) -> Iterator[None]:
             module.training = True
 
 
-def kind_of(model: Callable) -> dict[str, Any]:
+def kind_of(model: Callable, otherwise: Tensor | None = None) -> dict[str, Any]:
     """Device and floating type of the model's parameters, or of its buffers: keywords for ``Tensor.to``."""
     tensors = itertools.chain(model.parameters(), model.buffers()) if isinstance(model, nn.Module) else iter(())
-    first = next((t for t in tensors if t.is_floating_point()), torch.empty(0))
+    first = next((t for t in tensors if t.is_floating_point()), torch.empty(0) if otherwise is None else otherwise)
     return {"device": first.device, "dtype": first.dtype}
 
 
@@ -86,7 +86,7 @@ def find_example(model: Callable, given: Tensor | None = None) -> Tensor | None:
             raise ValueError(
                 f"example is two images or more, (batch, channel, height, width), not {tuple(given.shape)}"
             )
-        return given[:2].to(**kind_of(model))
+        return given[:2].to(**kind_of(model, given))
     if not isinstance(model, nn.Module):
         return None
     for shape in dict.fromkeys(_shapes(model)):

@@ -1,4 +1,4 @@
-"""Read and replace what flows into a layer of a model in one thread, by a mode of ``torch.overrides`` and not a hook."""
+"""Read and replace what flows into a layer of a model, in one thread: a mode of ``torch.overrides``, not a hook."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
