@@ -327,7 +327,7 @@ for label in ("ViT, upright", "ViT", "hybrid"):
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paths", "caption": "The features of one 6 while it turns once around, along the first two principal components of each path. Color is the angle; the markers show the quarter turns. The panels of a column share their scale, in units of the mean distance between two different digits at that layer. In the hybrid, a quarter turn maps the path onto itself, and at the logits the four quarter turns coincide. MNIST test digit."}, "image": {"alt": "Three rows of three panels, each with a closed path colored by angle. The hybrid's logits are a small path on which the four markers coincide."}}
 figures.paths(paths, degrees)
 # %% [markdown]
-# Inside the hybrid the poses form a ring, and while the digit turns, the activity walks around it:
+# Inside the hybrid the poses, numbered 0 to 3, form a ring. While the digit turns, the activity of a unit walks around it:
 
 # %% tags=["hide-input"]
 curves = measure.tuning(hybrid, stem[0], digits[0], degrees)  # (angle, unit, pose)

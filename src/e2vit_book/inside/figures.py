@@ -174,7 +174,7 @@ def paths(points: Mapping[str, Mapping[str, Float[ndarray, "angle two"]]], degre
 
 @styled
 def ring(activity: Float[ndarray, " pose"], image: Float[ndarray, "height width"], top: float, title: str) -> Figure:
-    """The poses of one unit around its input, each at its own angle; the length of a bar is the activation.
+    """The numbered poses of one unit around its input, each at its angle; the length of a bar is the activation.
 
     top: the activation that is drawn longest, the same for all pictures of a series.
     """
@@ -185,7 +185,7 @@ def ring(activity: Float[ndarray, " pose"], image: Float[ndarray, "height width"
     share = np.clip(activity / max(top, 1e-30), 0, 1)
     ax.bar(angles, share, width=1.6 * np.pi / max(poses, 4), bottom=0.9, color=SERIES[0])
     for pose, angle in enumerate(angles):
-        ax.text(angle, 1.98, f"pose {pose}", ha="center", va="center")
+        ax.text(angle, 2.02, str(pose), ha="center", va="center")
     ax.set(ylim=(0, 2.1), xticks=[], yticks=[])
     ax.spines["polar"].set_visible(False)
     inset = figure.add_axes((0.37, 0.34, 0.26, 0.26))
