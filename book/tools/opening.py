@@ -50,7 +50,7 @@ def main() -> None:
 def telling(answers: dict[str, np.ndarray], label: int, augmented: bool) -> int:
     """Return the digit that the hybrid recognizes at most angles and the other at fewest.
 
-    answers: name → (digit, angle, class). augmented: compare with the ViT trained on turned digits, not the upright one.
+    answers: name → (digit, angle, class). augmented: compare with the ViT trained on turned digits.
     """
     right = {name: (p.argmax(-1) == label).mean(1) for name, p in answers.items()}
     other = right["ViT, augmented" if augmented else "ViT, upright"]

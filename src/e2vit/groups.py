@@ -150,7 +150,7 @@ def relative_elements(group: FiniteGroup) -> Int64[Tensor, "element element"]:
 
 
 def cayley_index(group: FiniteGroup) -> Int64[Tensor, "v g m"]:
-    """The corrected table, G[v, g, m] = g⁻¹m, read from the Cayley (product) table; equivariant for every group."""
+    """The Cayley table, G[v, g, m] = g⁻¹m, read from the product table; equivariant for every group."""
     return relative_elements(group).expand(group.order, -1, -1).contiguous()
 
 

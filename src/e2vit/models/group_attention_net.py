@@ -1,4 +1,4 @@
-"""GSA-Nets and GE-ViT, as released, corrected, and made sound: one network, which differs in one index table.
+"""GSA-Nets and GE-ViT, as released or with stable positions: one network, which differs in one index table.
 
 Lifting attention, then blocks of group attention with a 2×2 max-pool between them, then a linear map to class scores at
 every position and pose; those are pooled over positions and the largest over poses is the logit.
@@ -25,7 +25,7 @@ from e2vit.models.released import load_released
 
 @dataclass(frozen=True)
 class GroupAttentionNetConfig:
-    """The defaults are the released rotMNIST architecture with the corrected index and no dropout of single attention
+    """The defaults are the released rotMNIST architecture with the Cayley table and no dropout of single attention
     weights, which the fast kernels do not have."""
 
     group: FiniteGroup = cyclic(4)
@@ -42,7 +42,7 @@ class GroupAttentionNetConfig:
     crops: tuple[int, ...] = (2, 0, 2, 1, 1)  # pixels cut from each border, for each layer
     pool_after_last: bool = False
     norms_between: bool = False  # a norm and a swish after each layer
-    position: str = "released"  # or "sound"
+    position: str = "released"  # or "sound": stable positions
     score_scale: str = "channels"  # scores over √(input channels), as released; or "head_dim"
     query_pose: str = "sum"  # over all, as released; or "diagonal", the query has the pose of the output
     readout: str = "sum"  # over positions, as released; or "mean"
@@ -101,7 +101,7 @@ class GroupAttentionNetConfig:
 
     @classmethod
     def sound(cls, **changes) -> "GroupAttentionNetConfig":
-        """The rotMNIST architecture with what is numerically sound: positions, scale of the scores, mean, epsilon."""
+        """The rotMNIST architecture with stable positions and the usual scale of scores, mean readout and epsilon."""
         return cls(**{"position": "sound", "score_scale": "head_dim", "readout": "mean", "norm_eps": 1e-5, **changes})
 
     def tiny(self) -> "GroupAttentionNetConfig":
