@@ -46,8 +46,7 @@ mode = default_mode()  # "quick" | "report" | "train"
 # **Land.** RSSCN7 holds 2,800 aerial scenes of seven kinds
 # ([Zou et al., 2015](https://doi.org/10.1109/LGRS.2015.2475299)), reduced to 64 × 64.
 #
-# This page shows neither. The source of RSSCN7 states no license. The survey behind MiraBest permits reproduction for
-# scholarly, educational and non-commercial use only. Both sets can be loaded, and looked at, in one line:
+# This page shows neither: the files of both sets state no license. Both can be loaded, and looked at, in one line:
 #
 # ```python
 # from e2vit.data import load
