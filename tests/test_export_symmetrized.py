@@ -27,7 +27,9 @@ def images() -> torch.Tensor:
 def wrapped(name: str, group, **options) -> Symmetrized:
     """Around a small classifier that ends in a log-softmax, every parameter moved."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, 3, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(27, 5), nn.LogSoftmax(1))
+    model = nn.Sequential(nn.Conv2d(1, 3, 3, 2), nn.Tanh(), nn.Flatten(), nn.Linear(27, 5))
+    if name != "canonical_energy":  # behind a log-softmax every view has the same energy
+        model.append(nn.LogSoftmax(1))
     model = Symmetrized(model, group, name, example=images(), **options).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -41,9 +43,9 @@ def test_an_exported_aggregate_agrees_with_torch_for_any_batch(name, tmp_path):
     export(wrapped(name, dihedral(4)), images(), tmp_path / "model.onnx", tolerance)
 
 
-def test_interpolated_views_and_the_bispectrum_of_rotations_are_exported(tmp_path):
-    model = wrapped("bispectrum", cyclic(8), interpolation="bilinear")
-    export(model, images(), tmp_path / "model.onnx", 1e-4)
+def test_interpolated_views_are_exported(tmp_path):
+    model = wrapped("feature_mean", cyclic(8), interpolation="bilinear")
+    export(model, images(), tmp_path / "model.onnx", 1e-5)
 
 
 COMPILED = """

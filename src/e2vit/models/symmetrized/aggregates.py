@@ -91,7 +91,7 @@ def entropy_weighted(logits: ViewLogits) -> Logits:
 def canonical_energy(logits: ViewLogits) -> Logits:
     """l_h for the view h of lowest energy −log Σ_c exp l_g(c): the pose the classifier knows best is taken for upright.
 
-    It jumps where two views have the same energy.
+    It jumps where two views have the same energy; behind a log-softmax all have, and it chooses by rounding alone.
     Source: the energy is that of Liu et al. (2020), the idea that of Kaba et al. (2023).
     """
     return _of_view(logits, logits.logsumexp(-1).argmax(1))
