@@ -8,6 +8,7 @@ import torch
 from einops import rearrange
 
 from e2vit.actions import equivariance_error, exact_elements, invariance_error
+from e2vit.experiments import EXPERIMENTS
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import pool_elements
 from e2vit.layers.pose import GroupLinear, PoseAttention, PoseBlock
@@ -188,7 +189,7 @@ def test_the_earlier_hybrids_are_invariant_too(group, changes):
 
 
 def test_the_cost_of_the_earlier_hybrids_can_be_counted():
-    assert multiply_adds("rotmnist/pooled-patches") > 1e6
+    assert multiply_adds(EXPERIMENTS["rotmnist/pooled-patches"]) > 1e6
 
 
 def test_the_earlier_hybrids_lose_the_relative_pose():

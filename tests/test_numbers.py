@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_kernels import BACKENDS, largest_error, whole, with_gradients
 
 from e2vit.actions import equivariance_error
-from e2vit.data import embedded
+from e2vit.data import embedded, in_shape_of
 from e2vit.experiments.catalog import EXPERIMENTS, build
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
@@ -224,9 +224,7 @@ def test_no_family_is_forgotten():
 def test_ten_times_the_learning_rate_ends_in_numbers_or_names_the_step(family):
     entry = EXPERIMENTS[FAMILIES[family]]
     model = build(replace(entry, model=entry.model.tiny()), 0)
-    size = getattr(entry.model, "image_size", 28)
-    split = embedded("rotmnist").train[:64]
-    assert split.images.shape[-1] == size
+    split = in_shape_of(embedded("rotmnist"), model.config).train[:64]
     config = replace(
         TrainConfig(),
         epochs=4,

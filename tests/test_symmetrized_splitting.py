@@ -26,7 +26,7 @@ from e2vit.testing import randomized
 FEATURE_AGGREGATES = ("feature_mean", "feature_sum", "feature_max", "learned_attention", "bispectrum")
 
 
-def images(count=3, channels=3, side=28):
+def images(count=3, in_channels=3, side=28):
     generator = torch.Generator().manual_seed(5)
     return torch.rand(count, channels, side, side, generator=generator, dtype=torch.float64)
 
@@ -81,9 +81,9 @@ MODELS = {
     "a convolution": ConvHead,
     "sequential": lambda: nn.Sequential(nn.Flatten(), nn.Linear(2352, 7), nn.ReLU(), nn.Linear(7, 5)),
     "no head": lambda: nn.Sequential(nn.Conv2d(3, 6, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Identity()),
-    "vit": lambda: ViT(ViTConfig(image_size=28, channels=3).tiny()),
-    "hybrid": lambda: HybridViT(HybridViTConfig(image_size=28, channels=3).tiny()),
-    "gcnn": lambda: GCNN(GCNNConfig(image_size=28, channels=3).tiny()),
+    "vit": lambda: ViT(ViTConfig(image_size=28, in_channels=3).tiny()),
+    "hybrid": lambda: HybridViT(HybridViTConfig(image_size=28, in_channels=3).tiny()),
+    "gcnn": lambda: GCNN(GCNNConfig(image_size=28, in_channels=3).tiny()),
     "group attention": lambda: GroupAttentionNet(GroupAttentionNetConfig(image_size=28, in_channels=3).tiny()),
 }
 
@@ -170,7 +170,7 @@ def test_copies_have_parts_of_their_own(make):
 
 
 def test_a_wrapper_survives_pickle():
-    wrapped = Symmetrized(randomized(ViT(ViTConfig(image_size=28, channels=3).tiny())), cyclic(4), "learned_attention")
+    wrapped = Symmetrized(randomized(ViT(ViTConfig(image_size=28, in_channels=3).tiny())), cyclic(4), "learned_attention")
     assert torch.equal(pickle.loads(pickle.dumps(wrapped))(images()), wrapped(images()))
 
 

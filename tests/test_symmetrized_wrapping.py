@@ -21,7 +21,7 @@ def images(count=3, dtype=torch.float64):
 
 
 def small_vit():
-    return ViT(ViTConfig(image_size=12, channels=2, classes=5, patch_size=3, width=12, depth=1, heads=3))
+    return ViT(ViTConfig(image_size=12, in_channels=2, classes=5, patch_size=3, width=12, depth=1, heads=3))
 
 
 class Convolutional(nn.Module):

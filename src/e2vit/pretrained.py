@@ -89,7 +89,7 @@ def _as(default: Any, value: Any) -> Any:
         return _decoded(type(default), value)
     if isinstance(default, Callable):
         return getattr(groups, value)
-    return tuple(value) if isinstance(default, tuple) else value
+    return tuple(value) if isinstance(value, list) else value  # JSON has no tuples
 
 
 def _group(name: str) -> FiniteGroup:

@@ -39,3 +39,8 @@ class SymmetrizedConfig:
         """The same around a tiny model, with four views at most."""
         group = self.group if self.group.order <= 8 else cyclic(4)
         return replace(self, model=self.model.tiny(), group=group)
+
+    @property
+    def attention_scores(self) -> int:
+        """Scores for one image: those of the model, once for each view."""
+        return self.group.order * self.model.attention_scores
