@@ -29,7 +29,7 @@ LOOK_AT_IMAGES = ("canonical_learned", "frame")  # not at what the model says of
 ANY_ORDER = [name for name in AGGREGATES if name not in ("orbit_convolution", "bispectrum")]
 
 
-def images(count=3, in_channels=2, side=12):
+def images(count=3, channels=2, side=12):
     generator = torch.Generator().manual_seed(5)
     return torch.rand(count, channels, side, side, generator=generator, dtype=torch.float64)
 
@@ -66,7 +66,7 @@ def test_every_aggregate_makes_a_random_model_invariant(name, group):
 def test_every_aggregate_makes_a_trained_model_invariant(name):
     trained = copy.deepcopy(run("rotmnist/vit", "quick").model).double()
     model = Symmetrized(trained, dihedral(4), name).double().eval()
-    assert invariance_error(model, images(in_channels=1, side=28), dihedral(4)) < 1e-10
+    assert invariance_error(model, images(channels=1, side=28), dihedral(4)) < 1e-10
 
 
 @pytest.mark.parametrize("group", GROUPS, ids=str)

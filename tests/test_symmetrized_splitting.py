@@ -26,7 +26,7 @@ from e2vit.testing import randomized
 FEATURE_AGGREGATES = ("feature_mean", "feature_sum", "feature_max", "learned_attention", "bispectrum")
 
 
-def images(count=3, in_channels=3, side=28):
+def images(count=3, channels=3, side=28):
     generator = torch.Generator().manual_seed(5)
     return torch.rand(count, channels, side, side, generator=generator, dtype=torch.float64)
 
@@ -170,7 +170,8 @@ def test_copies_have_parts_of_their_own(make):
 
 
 def test_a_wrapper_survives_pickle():
-    wrapped = Symmetrized(randomized(ViT(ViTConfig(image_size=28, in_channels=3).tiny())), cyclic(4), "learned_attention")
+    model = randomized(ViT(ViTConfig(image_size=28, in_channels=3).tiny()))
+    wrapped = Symmetrized(model, cyclic(4), "learned_attention")
     assert torch.equal(pickle.loads(pickle.dumps(wrapped))(images()), wrapped(images()))
 
 
