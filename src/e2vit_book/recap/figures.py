@@ -5,6 +5,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
+import seaborn as sns
 from einops import rearrange
 from jaxtyping import Float, Int
 from matplotlib.figure import Figure
@@ -132,14 +133,18 @@ def learning_curve(loss: Float[ndarray, " epoch"], accuracy: Float[ndarray, " ep
 def confusion_matrix(counts: Int[ndarray, "label predicted"]) -> Figure:
     """Draw how often each digit (row) was classified as each other (column); the diagonal is white."""
     figure, ax = plt.subplots(figsize=(4.6, 3.9), layout="constrained")
-    errors = np.ma.masked_where(np.eye(len(counts), dtype=bool), counts)
-    most = max(1, errors.max())
-    picture = ax.imshow(errors, cmap="Blues", vmin=0, vmax=most)
-    for (row, column), count in np.ndenumerate(counts):
-        color = "white" if row != column and count > 0.6 * most else "black" if count else "#999999"
-        ax.text(column, row, count, ha="center", va="center", fontsize=8, color=color)
-    ax.set(xlabel="predicted digit", ylabel="true digit", xticks=range(len(counts)), yticks=range(len(counts)))
-    figure.colorbar(picture, ax=ax, label="images")
+    right = np.eye(len(counts), dtype=bool)
+    sns.heatmap(
+        np.where(right, 0, counts),
+        annot=counts,
+        fmt="d",
+        annot_kws={"fontsize": 8},
+        cmap="Blues",
+        cbar_kws={"label": "images"},
+        square=True,
+        ax=ax,
+    )
+    ax.set(xlabel="predicted digit", ylabel="true digit")
     return figure
 
 
