@@ -4,28 +4,46 @@ Figures stand on a white card in both themes of the page, so colors are chosen f
 They are 6 inches wide with type of 11 points, so that a narrow screen, which shrinks them, leaves them legible.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
 from types import MappingProxyType
-from typing import Any
+from typing import Any, ParamSpec
 
 import matplotlib as mpl
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from e2vit.experiments.records import Summary
 
+P = ParamSpec("P")
 WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
-# Decorates a function that draws a figure: type of 11 points, no frame around legends, axes on two sides.
-styled = mpl.rc_context(
-    {
-        "font.size": 11,
-        "axes.titlesize": "medium",
-        "legend.frameon": False,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-)
+LOOK = {
+    "font.size": 11,
+    "axes.titlesize": "medium",
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Decorate a function that draws a figure: type of 11 points, no frame around legends, axes on two sides.
+
+    The figure is closed, so that a notebook shows it once, as the value of its cell.
+    """
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(LOOK):
+            figure = draw(*args, **kwargs)
+        plt.close(figure)
+        return figure
+
+    return drawn
+
 
 # Hues after Okabe and Ito (2008), darkened until thin lines can be seen on white.
 PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType(

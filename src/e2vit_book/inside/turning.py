@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy import ndarray
 
 from e2vit_book.player import controls, snippet, sprite_uri
-from e2vit_book.style import WIDTH
+from e2vit_book.style import WIDTH, styled
 
 RIGHT, WRONG = "#0072B2", "#E69F00"  # dark and light, so that they differ in gray too
 
@@ -59,6 +59,7 @@ def turning_html(
     return snippet(body, script, data, label, css, autoplay)
 
 
+@styled
 def turning_figure(
     frames: Float[ndarray, "angle row column"],
     degrees: Sequence[float],

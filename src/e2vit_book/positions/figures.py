@@ -19,6 +19,7 @@ MAP = "cividis"  # lightness grows evenly: reads the same in gray
 MARK = "#D55E00"
 
 
+@styled
 def product_table(
     pictures: Float[ndarray, "element height width"], product: Int[ndarray, "element element"], names: Sequence[str]
 ) -> Figure:
@@ -42,6 +43,7 @@ def product_table(
     return figure
 
 
+@styled
 def lifted_maps(
     images: Float[ndarray, "case height width"], maps: Float[ndarray, "case pose height width"], names: Sequence[str]
 ) -> Figure:
@@ -59,6 +61,7 @@ def lifted_maps(
     return figure
 
 
+@styled
 def index_maps(
     seen: Float[ndarray, "pose offset 2"], names: Sequence[str], numbers: Sequence[int] | None = None
 ) -> Figure:
@@ -78,6 +81,7 @@ def index_maps(
     return figure
 
 
+@styled
 def encodings(parts: Mapping[str, Float[ndarray, "pose row column"]], names: Sequence[str]) -> Figure:
     """Draw what an encoding adds to the score of each offset, for every pose: one row of maps for each part, one scale.
 
@@ -92,6 +96,7 @@ def encodings(parts: Mapping[str, Float[ndarray, "pose row column"]], names: Seq
     return figure
 
 
+@styled
 def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v g m"]]]) -> Figure:
     """Draw the slices v = 0 to 3 of index cubes, each cube above its turned copy; cells of the copy that differ carry a
     cross. Titles count all slices.

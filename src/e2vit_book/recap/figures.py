@@ -16,6 +16,7 @@ from e2vit.metrics import wilson
 from e2vit_book.style import SERIES, look, styled
 
 
+@styled
 def shaded_sentences(
     sentences: Sequence[Sequence[str]],
     weights: Sequence[Float[ndarray, " token"]],
@@ -44,6 +45,7 @@ def shaded_sentences(
     return figure
 
 
+@styled
 def sinusoids(positions: Float[ndarray, "place d"]) -> Figure:
     """Draw the sinusoidal encoding as a picture, one row for each place, and four of its columns as waves."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), layout="constrained", width_ratios=(1, 1.1))
@@ -58,6 +60,7 @@ def sinusoids(positions: Float[ndarray, "place d"]) -> Figure:
     return figure
 
 
+@styled
 def shift_as_rotation(
     positions: Float[ndarray, "place d"], shifted: Float[ndarray, "place d"], pairs: Sequence[int]
 ) -> Figure:
@@ -82,6 +85,7 @@ def shift_as_rotation(
     return figure
 
 
+@styled
 def cross_attention(
     weights: Float[ndarray, "head target source"], source: Sequence[str], target: Sequence[str]
 ) -> Figure:
@@ -98,6 +102,7 @@ def cross_attention(
     return figure
 
 
+@styled
 def patches_and_tokens(image: Float[ndarray, "height width"], patch_size: int) -> Figure:
     """Draw an image cut into patches, and the patches as rows of numbers: the input of the linear embedding."""
     patches = rearrange(image, "(row a) (column b) -> (row column) (a b)", a=patch_size, b=patch_size)
@@ -130,6 +135,7 @@ def learning_curve(loss: Float[ndarray, " epoch"], accuracy: Float[ndarray, " ep
     return figure
 
 
+@styled
 def confusion_matrix(counts: Int[ndarray, "label predicted"]) -> Figure:
     """Draw how often each digit (row) was classified as each other (column); the diagonal is white."""
     figure, ax = plt.subplots(figsize=(4.6, 3.9), layout="constrained")
@@ -148,6 +154,7 @@ def confusion_matrix(counts: Int[ndarray, "label predicted"]) -> Figure:
     return figure
 
 
+@styled
 def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Figure:
     """Draw for every patch the cosine similarity of its learned position with that of every other patch."""
     unit = position / np.linalg.norm(position, axis=1, keepdims=True)

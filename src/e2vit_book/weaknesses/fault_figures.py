@@ -38,6 +38,7 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     return figure
 
 
+@styled
 def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     """Draw for every turn: the turned image, the map of it, the turned map of the upright image, and their difference.
 
@@ -61,6 +62,7 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     return figure
 
 
+@styled
 def transposed(
     images: Float[ndarray, "image row column"],
     accuracies: Mapping[str, Mapping[str, tuple[float, float, float]]],
