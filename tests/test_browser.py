@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import selfcontained
 import yaml
+from selenium.webdriver.support.ui import WebDriverWait
 
 from conftest import ROOT, require
 
@@ -159,7 +160,7 @@ def printed(browser) -> str:
     return browser.execute_cdp_cmd("Page.printToPDF", {})["data"]
 
 
-WAITING = "return [...document.querySelectorAll('mjx-lazy')].filter(e => !e.closest('details:not([open])')).length"
+WAITING = "return [...document.querySelectorAll('mjx-lazy')].filter(e => e.checkVisibility()).length"
 
 
 @pytest.mark.parametrize("name", [name for name in documents(TOC) if name.startswith("notebooks/")])
@@ -170,7 +171,7 @@ def test_formulas_are_set_when_they_are_scrolled_to_and_when_the_page_is_printed
     browser.execute_async_script("setTimeout(arguments[0], 2500)")
     assert browser.execute_script(WAITING) > 0, "formulas far from the window wait"
     first = len(printed(browser))
-    assert browser.execute_script(WAITING) == 0
+    WebDriverWait(browser, 5).until(lambda _: browser.execute_script(WAITING) == 0)
     browser.execute_async_script("document.fonts.ready.then(() => setTimeout(arguments[0], 500))")
     assert abs(len(printed(browser)) - first) < 200, "the first print has gaps"
 
@@ -178,8 +179,7 @@ def test_formulas_are_set_when_they_are_scrolled_to_and_when_the_page_is_printed
     height = browser.execute_script("return document.documentElement.scrollHeight")
     for top in range(0, height + 900, 900):
         browser.execute_async_script(f"scrollTo({{top: {top}, behavior: 'instant'}}); setTimeout(arguments[0], 100)")
-    browser.execute_async_script("setTimeout(arguments[0], 1000)")
-    assert browser.execute_script(WAITING) == 0
+    WebDriverWait(browser, 5).until(lambda _: browser.execute_script(WAITING) == 0)
 
 
 def test_a_fold_opens_by_keyboard_and_its_formulas_are_set_then(browser, site):
@@ -232,7 +232,7 @@ def test_a_broken_page_is_seen(browser, site, built):
     path = Path(built) / "broken.html"
     path.write_text(
         "<main><article><h1>a</h1><h3>b</h3><span class='math'>x</span> $y$ <p>"
-        "<mjx-container style='display:block; width:800px'>z</mjx-container></p><img src='none.png'>"
+        "<mjx-container style='display:block; width:2800px'>z</mjx-container></p><img src='none.png'>"
         "<div style='width:900px'>wide</div></article><script>nothing()</script>"
         "<img src='http://outside.invalid/a.png'></main>"
     )

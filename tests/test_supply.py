@@ -24,6 +24,8 @@ BY_NAME = {
     "nbmake": ("Makefile", "--nbmake"),
     "pytest-xdist": ("Makefile", "-n 2 --dist"),
     "jupyter-book": ("Makefile", "jupyter-book build"),
+    "h5py": ("src/e2vit/data/sources.py", "found.h5py"),  # torchvision reads PatchCamelyon with it
+    "ipywidgets": ("src/e2vit/training/loop.py", "tqdm.auto"),  # progress bars in notebooks are widgets
     "ruff": ("Makefile", "ruff check"),
     "pyright": ("Makefile", "pyright"),
 }
