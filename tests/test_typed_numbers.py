@@ -1,4 +1,4 @@
-"""Numbers in prose come from a cell, a record or a citation. Whatever else is typed stands in a list, with its reason."""
+"""Numbers in prose come from a cell, a record or a citation. Others stand in a list, with their reason."""
 
 import json
 import re
@@ -88,9 +88,7 @@ def test_no_number_is_typed_that_nothing_prints(path):
 
 
 def test_a_typed_number_is_seen():
-    text = (
-        "It takes 12.5 seconds for $3.5$ images, `7.5`.\n- Others say 3.2 % {cite}`a`.\n- a share of 4 %, 2,000 times"
-    )
+    text = "It takes 12.5 seconds for $3.5$ images, `7.5`.\n- Others say 3.2 % {cite}`a`.\n- 4 %, 2,000 times"
     assert typed(text).keys() == {"12.5", "4", "2,000"}
 
 
