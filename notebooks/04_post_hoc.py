@@ -31,7 +31,7 @@ import torch
 from e2vit.actions import invariance_error, orbit, rotate
 from e2vit.capture import capture
 from e2vit.data import as_float, embedded, load
-from e2vit.experiments import default_mode, records, run
+from e2vit.experiments import default_mode, run
 from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic, dihedral
 from e2vit.metrics import accuracy, calibration_error
@@ -323,18 +323,17 @@ display(Markdown("\n".join(sentences)))
 # trained on all 16 **views of labelled images**, so it has seen turned digits with their labels, as with augmentation.
 
 # %% tags=["hide-input"]
-hybrid = records.find("rotmnist_upright/hybrid-c4") if mode == "report" else []
-helped = records.find("post_hoc/", setting="upright", network="hybrid-c4")
-sentence = (
-    f"The hybrid of the next chapter, without that help, reaches {records.summarize(hybrid)} on all test digits"
-    if hybrid
-    else "The hybrid of the next chapter has no record here"
-)
-sentence += "; with the same help, " + (
-    f"{records.summarize(helped)}."
-    if helped and mode == "report"
-    else "it has not been measured yet."
-)
+helped = measure.rows(found, "upright_hybrid")
+if helped:
+    best = measure.chosen(helped)
+    sentence = (
+        f"The hybrid of the next chapter, trained on the same upright digits, reaches {helped[0]['accuracy']} without "
+        f"that help, and with it {best['accuracy']} ({measure.words(best['method'])}, chosen on the validation images)."
+    )
+else:
+    sentence = (
+        "The hybrid of the next chapter has not been measured with the same help here."
+    )
 display(Markdown(sentence))
 
 # %% tags=["hide-input"]

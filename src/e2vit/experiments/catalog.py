@@ -228,17 +228,17 @@ def _larger_groups() -> list[Experiment]:
     ]
 
 
-_BASES = _transformers()
+_BASES, _GCNNS = _transformers(), _convolutional()
 EXPERIMENTS: dict[str, Experiment] = {
     entry.name: entry
     for entry in [
         *_first(),
         *_ablations(),
         *_BASES,
-        *post_hoc(_BASES),
+        *post_hoc([*_BASES, *_GCNNS]),
         *group_attention(),
         *equal_terms(),
-        *_convolutional(),
+        *_GCNNS,
         *_data_efficiency(),
         *_test_selection(),
         *_larger_groups(),

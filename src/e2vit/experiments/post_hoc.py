@@ -19,6 +19,8 @@ FINE_TUNED = (
     "orbit_convolution",
     "canonical_learned",
 )
+# A model that is equivariant already, with the help that the plain one gets: its last layer trained on the views.
+HELPED = ("feature_mean", "learned_attention", "orbit_convolution")
 
 
 def post_hoc(bases: list[Experiment]) -> list[Experiment]:
@@ -35,6 +37,7 @@ def post_hoc(bases: list[Experiment]) -> list[Experiment]:
         "upright": ("rotmnist_upright/vit", C16, "bilinear", "none"),
         "tenth": ("rotmnist/vit-tenth", C16, "bilinear", "rotation"),
         "aerial": ("rsscn7/vit", D4, None, "none"),
+        "upright_hybrid": ("rotmnist_upright/hybrid-c4", C16, "bilinear", "none"),
     }
     training = {
         "none": FineTuneConfig("none", test_images=10_000),
@@ -56,10 +59,11 @@ def post_hoc(bases: list[Experiment]) -> list[Experiment]:
             setting=setting,
             regime=regime,
             method=method,
-            network="vit",
+            network=of_name[base].network,
             seeds=3 if regime == "head" else 1,
         )
         for regime in methods
         for setting, (base, group, interpolation, augment) in settings.items()
         for method in methods[regime]
+        if setting != "upright_hybrid" or (regime == "head" and method in HELPED)
     ]
