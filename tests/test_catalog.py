@@ -32,7 +32,7 @@ def test_within_a_setting_every_method_is_trained_alike():
         if entry.regime:
             trainings.setdefault((entry.setting, entry.regime), set()).add(entry.training)
             assert entry.training.regime == entry.regime and entry.model.aggregate == entry.method
-    assert len(trainings) == 12 and all(len(each) == 1 for each in trainings.values())
+    assert len(trainings) == 13 and all(len(each) == 1 for each in trainings.values())
 
 
 def test_four_attention_networks_share_all_but_group_and_index():
