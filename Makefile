@@ -4,7 +4,7 @@
 #   make serve       the book on a local port                                 make pdf        the book as one PDF
 #   make notebooks   execute all notebooks                                    make soak       the long tests
 #   make lint        ruff and pyright                                         make clean      drop what was built
-#   make links       check every external link                                make    small faults against tests
+#   make links      check every external link
 #   make reproduce   train what has no record yet, MINUTES=60 at most         make tables     tables from records
 #
 # CONSTRAINTS=constraints.txt installs the exact versions that the book was last built with.

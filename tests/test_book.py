@@ -81,7 +81,7 @@ def test_a_page_shows_its_text_before_it_runs_scripts(built):
             if "defer" not in tag
         ]
         assert [name.rpartition("/")[2] for name in blocking] == ["documentation_options.js", "doctools.js"], path.name
-        assert "jupyter.widget" not in head and len(head) < 10_000, path.name
+        assert "jupyter.widget" not in head and "fontawesome.js" not in head and len(head) < 10_000, path.name
 
 
 def test_a_deeper_section_is_folded_on_its_page_and_open_on_paper(built):
