@@ -298,7 +298,7 @@ drawing(
 # ## A vision transformer on turned digits
 #
 # We trained this network on rotMNIST, each image turned by a fresh random angle every time.
-# Ten thousand images are few for a vision transformer, and two tools help:
+# Ten thousand images are few for a vision transformer, so we use two tools made for such cases:
 # each step hides three tenths of the patches ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)), and the matrices of the
 # blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)), which orthogonalizes
 # each update. What each contributes was not measured.
@@ -327,7 +327,7 @@ errors = int((answers != some.labels).sum())
 Markdown(
     f"Of {errors} errors on {len(some):,} images, {int(counts[6, 9] + counts[9, 6])} "
     "take a 6 for a 9 or a 9 for a 6, "
-    "which a half turn makes alike."
+    "which a half turn can make alike."
 )
 
 # %% [markdown]
@@ -374,7 +374,7 @@ Markdown(
 #
 # We compare two networks of this shape, one trained on upright digits only, the other on digits at all angles. Both
 # classify the same upright test digits of MNIST, turned by a growing angle. The recipes differ in length (four epochs
-# and eighty), so compare the shape of the curves, not their height. rotMNIST draws its digits from all of MNIST, so
+# and eighty), and the first network saw more digits, so compare the shape of the curves, not their height. rotMNIST draws its digits from all of MNIST, so
 # we leave out every test digit that either network met in training.
 
 # %% tags=["hide-input"]

@@ -18,8 +18,8 @@
 # Attention without positions commutes with every reordering of its tokens, which is too much symmetry.
 # Absolute positions break shifts. Relative positions keep shifts and break turns.
 # Turns are kept as well when each pose $v$ reads the offset $y - x$ as $v^{-1}(y - x)$ and when one index table between
-# poses passes a criterion, which this chapter proves and tests. The index arithmetic of released code fails it;
-# the table of $g^{-1}m$ passes it for every finite group.
+# poses passes a criterion, which this chapter proves and tests. The index arithmetic of the released code fails it for
+# $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets); the table of $g^{-1}m$ passes it for every finite group.
 #
 # No group theory is needed.
 
@@ -472,8 +472,8 @@ show_table(
 # - GE-ViT, as released: it is right for turns alone ($C_n$) and for a mirror alone ($D_1$), and fails for $D_4$.
 # - The Cayley table is right for all.
 #
-# What fails is **the index arithmetic of the released code**, for $D_n$ (and for $C_n$ in GSA-Nets), **not the printed
-# formula**: GE-ViT prints it with products of group elements. Nor is anything else in the layers at fault. With the
+# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets), **not the printed
+# formula**, which GE-ViT writes with products of group elements. Nor is anything else in the layers at fault. With the
 # vectors $e$ set to zero, all three are exact:
 
 # %%
@@ -498,8 +498,8 @@ Markdown(
 )
 
 # %% [markdown]
-# Pooling hides most of the fault. So test single layers, in double precision, with every parameter redrawn: then an exact and
-# a broken layer are ten orders of magnitude apart.
+# An untrained network passes on a part of the fault, and pooling hides most of that part. So test single layers, in double precision, with every parameter redrawn: then an exact and
+# a broken layer are more than ten orders of magnitude apart.
 #
 # ## Deeper: what "steerable" buys, and what it does not
 #
@@ -545,7 +545,7 @@ Markdown(
 
 # %% [markdown]
 # At 90 degrees $C_4$ and $C_8$ are exact and one pose is not: this is the repair at work. At 45 degrees $C_8$ has a pose
-# for the turn and $C_4$ has none. Poses between the quarter turns make the error smaller, not zero: on a grid of pixels
+# for the turn and $C_4$ has none. Poses between the quarter turns make the error of these two layers smaller, not zero: on a grid of pixels
 # the exact turns are the quarter turns.
 #
 # ## The size rule
@@ -647,7 +647,8 @@ assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
 # - Attention to content alone commutes with every reordering. Absolute positions break shifts; relative ones keep them
 #   and break turns; offsets read as $v^{-1}(y - x)$ keep both.
 # - Between poses the index table decides, by the criterion. $G[rv, rg, rm] = G[v, g, m]$ is sufficient, and the Cayley
-#   table meets it for every group. The index arithmetic of released code does so for some groups or for none.
+#   table meets it for every group. The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for $C_n$ in
+#   GSA-Nets).
 # - Pooling hides such a fault. Test layers, not logits.
 # - On pixels, quarter turns and mirrors are exact where every pool and stride obeys the size rule; other turns never are.
 #

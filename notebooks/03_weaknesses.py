@@ -22,9 +22,9 @@
 # The published accuracies do not rank the two networks, because their gap is smaller than its standard error, and they
 # do not show five faults of data and code that are measured below.
 #
-# The table answers claim by claim. "Not shown" means that the difference lies inside its 95 % interval; "in these runs",
-# that it lies outside, but that seeds or budget do not carry a general statement. Every number is computed in a cell of
-# this chapter, read from the record of a finished run, or cited.
+# The table answers claim by claim. "Not shown" means that the 95 % interval of the difference holds zero; "in these runs",
+# that it does not, but that seeds or budget do not carry a general statement. Every number is computed in a cell of
+# this chapter, read from the record of a finished run, cited, or marked as measured apart from this book.
 
 # %% tags=["hide-input"]
 from dataclasses import replace
@@ -285,7 +285,7 @@ answers = [
         if all(e.low > 0 and e.kind == "seeds" for e in against_plain.values())
         else "in these runs",
         "; ".join(f"{label}: {each}" for label, each in against_plain.items())
-        or "no finished pair of runs on equal terms yet",
+        or "no finished pair of runs yet",
     ),
 ]
 table(
@@ -321,7 +321,7 @@ Markdown(
 
 # %% [markdown]
 # Where the table passes the criterion, quarter turns change the logits by rounding alone. GSA-Nets, whose index arithmetic
-# fails for $C_4$, are not exact, though pooling hides most of the fault. For attention without a group, and for the ViT
+# fails for $C_4$, are not exact, though little of the fault reaches the logits. For attention without a group, and for the ViT
 # although it was trained on turned digits, a quarter turn is a turn like any other.
 # Between the quarter turns no network is exact, because the image itself is resampled.
 # None of these networks has mirrors in its group, and none should: a mirrored 2 is not a 2.
@@ -618,7 +618,8 @@ for group in (cyclic(4), cyclic(8)):
 fault_figures.artifact(pictures)
 # %% [markdown]
 # Three causes add up: the square window is another set of pixels after 45°, the image is resampled, and the grid has no
-# turned copy (and $C_4$ no pose) at 45°. The fold measures each.
+# turned copy (and $C_4$ no pose) at 45°. The fold removes the first two, one
+# after the other; the rest belongs to the third.
 #
 # ## Deeper: where the error comes from
 #
@@ -660,10 +661,10 @@ table(
 # Five faults that no table of results shows: one in reading the data, one in an index table, one in a pool, two in the
 # numbers. The next four sections measure and mend them.
 #
-# ### Deeper: rotMNIST is stored column by column
+# ### Deeper: rotMNIST appears to be stored column by column
 #
-# The official files of rotMNIST are text: one image a line, 784 numbers. Read row by row, as public loaders do, every digit
-# comes out transposed, which is a mirror image. A network trained and tested on transposed digits does as well as on
+# The official files of rotMNIST are text: one image a line, 784 numbers. By the evidence below, reading row by row, as
+# public loaders do, shows every digit transposed, which is a mirror image. A network trained and tested on transposed digits does as well as on
 # others, so accuracy does not show it. It matters when two sources meet: a network trained on
 # upright MNIST and tested on such files is tested on mirrored digits. Here is our ViT that saw only upright digits:
 
@@ -689,7 +690,7 @@ Markdown(
 #
 # ### The index table of $D_4$
 #
-# The index arithmetic of the released code fails for $D_n$ (and for $C_n$ in GSA-Nets), not the printed formula. How large
+# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets), not the printed formula. How large
 # is the fault on its way up? We measure a layer with every parameter redrawn, and the last map and the logits of
 # an untrained network.
 
@@ -882,7 +883,7 @@ table(
 #
 # - Quarter turns are exact where the index table passes the criterion; angles between them are not.
 # - The cost is in the triples of poses, not in the lifting layer; a good kernel removes a constant factor, not the growth.
-# - A gap of 20 test images between two single runs chosen on the test set shows nothing.
+# - A gap of 20 test images between two networks chosen on the test set does not show which is better.
 # - Faults of data, index, pool and numbers do not show in accuracy. Test for them.
 #
 # ## Deeper: three exercises

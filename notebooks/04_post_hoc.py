@@ -16,8 +16,8 @@
 # **You have a trained classifier that changes its answer when the image is turned. Must you train another one?**
 #
 # No. Show it every turned view of the image and combine its answers. The result no longer depends on the turn, exactly so
-# for quarter turns and mirrors. Where the classifier knows all angles, the plain average of its logits is hard to beat.
-# Where it knows upright images only, training its last layer on all views gains most. The price is one pass for each view.
+# for quarter turns and mirrors. Where the classifier knows all angles, no rule is shown to beat the plain average of its
+# logits. Where it knows upright images only, training its last layer on all views gains most of all that was run. The price is one pass for each view.
 #
 # ```python
 # invariant = Symmetrized(model, cyclic(4))
@@ -205,7 +205,7 @@ table(rules)
 #   [Mataigne et al., 2024](https://arxiv.org/abs/2407.07655)).
 #
 # All but the last two ignore the *order* of the views and are thus invariant to every shuffle. A turn only shifts them
-# along the circle. Orbit convolution and bispectrum are invariant to these shifts alone and keep the rest.
+# along the circle. Orbit convolution and bispectrum are invariant to these shifts alone, so they can use the order.
 #
 # **One pose.** For the *learned canonical pose* a small network scores every view, and the model sees the best one only
 # ([Kaba et al., 2023](https://arxiv.org/abs/2211.06489); [Mondal et al., 2023](https://arxiv.org/abs/2310.01647)).
@@ -266,11 +266,14 @@ count = {
     for regime in REGIMES
 }
 finished = sum(len(rows) - 1 for rows in lines.values())
+ran = {row["method"] for rows in lines.values() for row in rows}
+waiting = [measure.words(method) for method in AGGREGATES if method not in ran]
 display(
     Markdown(
         f"This chapter rests on {len(found)} finished runs of {finished} combinations of method, training and setting: "
         f"{count['none'] - 1} methods without fine-tuning, {count['head']} with a trained last layer (controls "
         f"included, three seeds where training draws at random), {count['all']} with every weight trained."
+        + (f" No run is finished of: {', '.join(waiting)}." if waiting else "")
     )
 )
 
@@ -315,7 +318,8 @@ for setting, rows in lines.items():
 display(Markdown("\n".join(sentences)))
 
 # %% [markdown]
-# A classifier that knows all angles gains from averaging, and no rule is shown to be better than the mean. For one that
+# A classifier that knows all angles gains from averaging, and the rule that the validation images choose is not shown to
+# be better than the mean. For one that
 # knows upright digits only the choice of method matters: training the last layer on all views gains most, and most of all
 # with the orbit convolution, which sees the order of the views.
 #
@@ -359,7 +363,7 @@ display(
 # ## A six, or a nine?
 #
 # A six turned by 180° can look like a nine. An invariant classifier must give both the same answer, so one of them is
-# wrong, unless slant or loop tell them apart. For most sixes they do. Here is the most doubtful of forty, seen by the
+# wrong, unless slant or loop tell them apart. Chapter 5 counts how often it is. Here is the most doubtful of forty, seen by the
 # ViT trained on all angles. Averaging probabilities admits the doubt; the product takes a side.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-six-or-nine", "caption": "The most doubtful of forty sixes. Middle row: the probabilities of 6 and 9 for each view. Below: three rules for all views together. The mean of probabilities stays closest to half and half; the product takes a side. Upright MNIST digit; the ViT trained on all angles."}, "image": {"alt": "Eight turned copies of a six with bars for six and nine below each, and a bar chart that compares three rules."}}
@@ -433,7 +437,7 @@ figures.attention_over_views(weights.numpy(), turned[:, 0].numpy(), eighths)
 # The group of this chapter contains turns, no translations, so nothing is promised for a shifted image. A ViT cuts the
 # image into patches on a fixed grid, and a shift by a pixel changes every token.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-shifts", "caption": "How many of the first test digits change their class when they move to the right. The ViT trained on all angles, with one view and averaged over 16. Averaging over turns gives no guarantee against shifts; it makes the answers steadier."}, "image": {"alt": "Two rising curves of the share of changed classes against the shift in pixels; the curve of the averaged model lies lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-shifts", "caption": "How many of the first test digits change their class when they move to the right. The ViT trained on all angles, with one view and averaged over 16. Averaging over turns gives no guarantee against shifts, and so few digits show no difference between the two."}, "image": {"alt": "Two rising curves of the share of changed classes against the shift in pixels; the curve of the averaged model lies slightly lower."}}
 pixels = [1, 2, 3, 4]
 few = images[: 30 if mode == "quick" else 100]
 averaging = Symmetrized(all_angles, sixteen, interpolation="bilinear")
@@ -463,8 +467,8 @@ figures.calibration(
 # %% [markdown]
 # ## Deeper: a number that differs from elsewhere
 #
-# For models trained upright and tested on turned digits, far lower accuracies have been reported than ours. We know one reason: the files
-# of rotated MNIST appear to hold each image *column by column*. Read row by row, every digit is mirrored, and no rotation undoes a
+# For models trained upright and tested on turned digits, the draft of this book reports far lower accuracies than ours. A likely reason: the
+# files of rotated MNIST appear to hold each image *column by column*. Read row by row, every digit is mirrored, and no rotation undoes a
 # mirror.
 
 # %% tags=["hide-input"]

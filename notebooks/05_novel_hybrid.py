@@ -13,7 +13,8 @@
 # %% [markdown]
 # # A novel hybrid
 #
-# **Can one network be as cheap as a convolution, relate distant parts as attention does, and still turn with its input?**
+# **Can one network relate distant parts as attention does, at a small part of the cost of group attention, and still turn
+# with its input?**
 #
 # Yes. Group convolutions reduce the image to a small map of tokens, and each token has a place *and* a pose, one of the
 # four quarter turns. A transformer then compares places as each pose sees them. The network is equivariant to quarter
@@ -70,7 +71,7 @@ display(
     )
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-results", "caption": "Test accuracy on rotated MNIST (rebuilt from MNIST) of the networks trained on all its training images, with 95 % intervals: over seeds where there are three, over the test images otherwise. Training images are turned at random where the name does not say otherwise."}, "image": {"alt": "A dot plot with one row for each network; the hybrid over C4 is on top."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-results", "caption": "Test accuracy on rotated MNIST (rebuilt from MNIST) of the networks trained on all its training images, with 95 % intervals: over seeds where there are three, over the test images otherwise. Hybrid and G-CNN were trained on training and validation images together, the ViT on the training images, so that the validation images could choose its epoch. Training images are turned at random where the name does not say otherwise."}, "image": {"alt": "A dot plot with one row for each network; the hybrid over C4 is on top."}}
 figures.results(
     {
         measure.title(experiment): records.summarize(of_experiment)
@@ -196,14 +197,14 @@ display(Markdown(sentence))
 
 # %% [markdown]
 # What patches lose is detail: a single linear map reads each square of $4 \times 4$ pixels. Convolutions with pools between them
-# see more, at little cost.
+# overlap; how much that is worth was not measured against patches.
 #
 # **Predecessors.** Attention over group elements comes from
 # [GSA-Nets](https://arxiv.org/abs/2010.00977), and [GE-ViT](https://arxiv.org/abs/2306.06722) revised their positional
-# encoding; both attend between pixels. The first hybrids of this project put group convolutions in front of GE-ViT and *averaged
-# the poses* in between, which is equivariant but discards how the parts were turned. Our hybrid keeps them.
+# encoding; both attend between pixels. The draft of this book, by Bant, Bot, Eppink, Feng and Six Dijkstra, puts group convolutions in front of
+# GE-ViT and *averages the poses* in between, which is equivariant but discards how the parts were turned. Our hybrid keeps them.
 # [REViT](https://arxiv.org/abs/2606.25318) is the nearest relative: one lifting convolution, then attention over tokens
-# with a group axis. Its default for 28 pixels breaks the size rule. [Octic
+# with a group axis; ours has several group convolutions, and attends within each pose. Its default for 28 pixels breaks the size rule. [Octic
 # transformers](https://arxiv.org/abs/2505.15441) store the poses of $D_4$ in other coordinates, its irreducible
 # representations, in which linear layers are cheaper.
 #
@@ -302,7 +303,7 @@ spread, freedom = measure.seed_spread(final)
 smallest = measure.detectable(reference, spread)
 there = [name for name in parts if name in ablations]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals over the test images; rotated MNIST rebuilt from MNIST. Open dots lie inside the gray band: the difference is not shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has fewer parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals over the test images; rotated MNIST rebuilt from MNIST. Open dots lie inside the gray band: the difference is not shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has wider layers, so that it has about as many parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
 figures.differences(
     [parts[name] for name in there],
     [ablations[name] for name in there],
@@ -335,10 +336,12 @@ display(
 )
 
 # %% [markdown]
+# One run each, so a new seed may change the order of what lies close together.
+#
 # - **Poses carry the most.** The network with one pose falls behind by the largest amount. Averaging the poses before the
 #   transformer and lifting again loses a good part of what they bring.
 # - **The blocks help, but they need not be attention.** Without them accuracy drops. With group convolutions in their place, no
-#   difference is shown. Digits of 28 pixels do not need attention.
+#   difference is shown: on these digits nothing shows a need for attention.
 # - **Positions** matter little on seven by seven places. Absolute positions show no loss of accuracy here. What they
 #   lose is the guarantee.
 # - **The maximum over poses** belongs in the readout: the mean alone loses accuracy.
@@ -355,8 +358,8 @@ display(
 #   e^{-(r - \rho)^2 / 2\sigma^2} \sin(f\theta), \qquad f \le 1.5\,\rho,$$
 #
 # with $\rho$ the radius of the ring in pixels. Such a filter can be turned before it meets the grid: replace $\theta$ by
-# $\theta - 45°$. It is then fitted to the pixels by least squares, so that it responds to smooth images as the
-# continuous filter would.
+# $\theta - 45°$. It is then fitted to the pixels by least squares, so that it responds to smooth images nearly as
+# the continuous filter would.
 
 # %%
 group = cyclic(8)
@@ -434,7 +437,7 @@ figures.mistakes(
 )
 # %% [markdown]
 # A 6 turned by 180° can look just like a 9. Where it does, a model that is invariant to half turns must give both the same answer,
-# and no architecture can mend that. For most digits slant and loops still tell them apart.
+# and no architecture can mend that. For most digits something still tells them apart, as the count above shows.
 #
 # ## What to take along
 #

@@ -129,9 +129,9 @@ display(
 #
 # ## Attention
 #
-# Attention mixes tokens with weights $A$: row by row, each token takes a weighted mean of all tokens. Half of what leaves a
-# layer bypasses it through the shortcut. *Attention rollout* ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928))
-# multiplies the layers to estimate which tokens of the input reach the output. The first layer acts first, so it is the
+# Attention mixes tokens with weights $A$: row by row, each token takes a weighted mean of all tokens. A shortcut
+# leads around each layer. *Attention rollout* ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928))
+# multiplies the layers to estimate which tokens of the input reach the output, taking the shortcut to carry half. The first layer acts first, so it is the
 # factor on the right:
 #
 # $$ R = B_L \cdots B_2\, B_1, \qquad B_\ell = \tfrac12 I + \tfrac12 \bar A_\ell, $$
@@ -305,7 +305,7 @@ figures.residuals(errors)
 #
 # Take the features of a layer as one vector, a point in space. While the image turns once around, the point walks along a closed path.
 # In an **equivariant** layer a quarter turn maps the path onto itself. In an **invariant** layer the four quarter turns are one point. In a
-# plain ViT they are four unrelated points, and trained upright, the path leads far away, to where other digits are.
+# plain ViT nothing ties the four points. Trained upright, it lets the path lead far away: about as far as another digit is.
 
 # %% tags=["hide-input"]
 others = as_float(test.images[:64])

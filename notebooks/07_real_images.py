@@ -64,8 +64,8 @@ figures.tiles(drawn.images, [("FR I", "FR II")[label] for label in drawn.labels]
 #
 # The images are cut into five folds, the same for every network. A run trains on 70 % of the images, and is tested on
 # 20 % that no other fold tests. The remaining 10 % are for validation. Every network has about the same processor time,
-# forty seconds on one thread. A faster network does more updates. One setting was chosen for each network: the learning
-# rate, out of the same three, on the validation images of one fold.
+# forty seconds on one thread with nothing beside it; the tables below give the clock of a shared machine. A faster network does more updates. One setting was chosen for each network: the learning
+# rate, out of the same three, on the validation images of one fold of the land data. The hybrid over $D_8$ took that over $D_4$.
 #
 # - **Hybrid** over $D_4$, the eight symmetries of the square (chapter 5); for galaxies also over $D_8$.
 # - **Octic ViT**, explained below.
@@ -117,8 +117,8 @@ table(
 )
 
 # %% [markdown]
-# The operations fall faster than the time: small matrices run at a lower rate than large ones, and the attention itself
-# gets no cheaper.
+# The operations fall faster than the time. Two likely reasons: small matrices run at a lower rate than large ones, and the
+# attention itself gets no cheaper.
 #
 # ## What a turn does to the answers
 #
@@ -192,10 +192,11 @@ table(measure.differences())
 
 # %% [markdown]
 # *Detectable* is the true difference that this many folds would have shown with a probability of 80 %. A smaller one may
-# be there and stay unseen.
+# be there and stay unseen. Folds share training images, so these intervals are somewhat too narrow
+# ([Nadeau and Bengio, 2003](https://doi.org/10.1023/A:1024068626366)).
 #
-# Hybrid and ViT differ in more than their symmetry: the hybrid begins with convolutions. The G-CNN and the CNN differ in
-# little else than the symmetry. For them, also augmented by $D_4$ and paired by fold:
+# Hybrid and ViT differ in more than their symmetry: the hybrid begins with convolutions. The G-CNN and the CNN are built alike,
+# but differ in width and number of updates, since a group convolution takes longer. For them, also augmented by $D_4$ and paired by fold:
 
 # %% tags=["hide-input"]
 display(Markdown(measure.verdict("gcnn-d4", "cnn")))

@@ -1,4 +1,4 @@
-"""The list of experiments: order, bases, fields, and equal terms within a comparison."""
+"""The list of experiments: order, bases, fields, and equal conditions within a comparison."""
 
 import json
 

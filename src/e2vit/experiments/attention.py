@@ -1,4 +1,4 @@
-"""Experiments with group attention: by the official recipe, and on equal terms."""
+"""Experiments with group attention: by the official recipe, and trained alike."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,16 +10,16 @@ from e2vit.models import GroupAttentionNetConfig
 
 
 def group_attention() -> list[Experiment]:
-    """GSA-Net, GE-ViT, the corrected and the plain network, by the official recipe but for cost: value dropout alone,
-    float32 or bf16, the epoch chosen on the validation images, 8 epochs on a tenth of the images instead of 300 on all.
+    """GSA-Net, GE-ViT, the network with the Cayley table and that without a group, by the official recipe but for cost:
+    value dropout alone, float32 or bf16, the epoch chosen on the validation images, 8 epochs on a tenth of the images instead of 300 on all.
     """
     sound, official = GroupAttentionNetConfig.sound, GroupAttentionNetConfig
     nets = {  # name -> what it is, model
-        "corrected-c4": ("group attention over C4 with the index of g⁻¹m and sound positions (chapter 3)", sound()),
+        "corrected-c4": ("group attention over C4 with the Cayley table and stable positions (chapter 3)", sound()),
         "gevit-c4": ("GE-ViT over C4", official(index=gevit_index)),
         "gsa-c4": ("GSA-Net over C4", official(index=gsa_index)),
         "attention-z2": ("self-attention without a group, as released", official(group=C1)),
-        "corrected-d4": ("group attention over D4 with the index of g⁻¹m", sound(group=D4, window=5)),
+        "corrected-d4": ("group attention over D4 with the Cayley table", sound(group=D4, window=5)),
         "gevit-d4": ("GE-ViT over D4, whose index is broken", official(group=D4, index=gevit_index, window=5)),
     }
     tenth: dict[str, Any] = {"epochs": 8, "batch_size": 8, "validation_images": 500, "test_images": 5_000}
@@ -30,7 +30,7 @@ def group_attention() -> list[Experiment]:
         ("attention-z2", "self-attention without a group", C1),
         ("corrected-c4", "group attention over C4", C4),
     ):
-        about = f"{about}, sound positions (chapter 3), {of_tenth}, trained as the ViT is"
+        about = f"{about}, stable positions (chapter 3), {of_tenth}, trained as the ViT is"
         few[f"{name}-tenth-tuned"] = (about, sound(group=group), tuned, name)
     return [
         Experiment(
@@ -46,13 +46,13 @@ def group_attention() -> list[Experiment]:
     ]
 
 
-def equal_terms() -> list[Experiment]:
+def trained_alike() -> list[Experiment]:
     """Four attention networks that differ in their group or index table alone, one recipe for all; and how the recipe
     was chosen: the network without a group, a quarter of the epochs, the validation images."""
     sound = GroupAttentionNetConfig.sound(window=5)
     nets = {  # name -> what it is, model
         "plain": ("self-attention without a group", replace(sound, group=C1)),
-        "cayley": ("group attention over C4 with the index of g⁻¹m", replace(sound, group=C4)),
+        "cayley": ("group attention over C4 with the Cayley table", replace(sound, group=C4)),
         "gevit": ("group attention over C4 with GE-ViT's index table", replace(sound, group=C4, index=gevit_index)),
         "gsa": ("group attention over C4 with GSA-Nets' index table", replace(sound, group=C4, index=gsa_index)),
     }
@@ -65,7 +65,7 @@ def equal_terms() -> list[Experiment]:
         "rate-3e-3-batch-32": {"learning_rate": 3e-3, "batch_size": 32},
         "rate-3e-3-adamw": {"learning_rate": 3e-3, "optimizer": "adamw"},
     }
-    terms = "sound positions, window 5, all training images"
+    terms = "stable positions, window 5, all training images"
     return [
         *(
             Experiment(f"attention/{name}", f"{about}, {terms}", model, recipe, setting="attention", network=name)

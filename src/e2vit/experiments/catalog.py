@@ -7,7 +7,7 @@ e2vit list`` shows both.
 from dataclasses import replace
 from typing import Any
 
-from e2vit.experiments.attention import equal_terms, group_attention
+from e2vit.experiments.attention import trained_alike, group_attention
 from e2vit.experiments.experiment import Experiment, build
 from e2vit.experiments.post_hoc import post_hoc
 from e2vit.experiments.real import real
@@ -240,7 +240,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         *_BASES,
         *post_hoc(_BASES),
         *group_attention(),
-        *equal_terms(),
+        *trained_alike(),
         *_convolutional(),
         *_data_efficiency(),
         *_test_selection(),

@@ -37,7 +37,7 @@ OVER_D4 = {
     "GE-ViT, D4": ("rotmnist/gevit-d4-tenth",),
     "Cayley table, D4": ("rotmnist/corrected-d4-tenth",),
 }
-ATTENTION = {  # the field network of the experiments on equal terms → its name in the chapter
+ATTENTION = {  # the field network of the experiments trained alike → its name in the chapter
     "plain": "attention without a group",
     "gsa": "GSA-Net, C4",
     "gevit": "GE-ViT, C4",
