@@ -11,7 +11,8 @@ from e2vit.models import GroupAttentionNetConfig
 
 def group_attention() -> list[Experiment]:
     """GSA-Net, GE-ViT, the network with the Cayley table and that without a group, by the official recipe but for cost:
-    value dropout alone, float32 or bf16, the epoch chosen on the validation images, 8 epochs on a tenth of the images instead of 300 on all.
+    value dropout alone, float32 or bf16, the epoch chosen on the validation images, 8 epochs on a tenth of the images
+    instead of 300 on all.
     """
     sound, official = GroupAttentionNetConfig.sound, GroupAttentionNetConfig
     nets = {  # name -> what it is, model

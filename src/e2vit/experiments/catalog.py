@@ -7,7 +7,7 @@ e2vit list`` shows both.
 from dataclasses import replace
 from typing import Any
 
-from e2vit.experiments.attention import trained_alike, group_attention
+from e2vit.experiments.attention import group_attention, trained_alike
 from e2vit.experiments.experiment import Experiment, build
 from e2vit.experiments.post_hoc import post_hoc
 from e2vit.experiments.real import real
