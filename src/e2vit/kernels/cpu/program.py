@@ -1,6 +1,7 @@
 """Group attention of whole images, one (image, head) after the other, a block of pixels at a time: what numba compiles.
 
-Maps come as "planes" (see ``products``) and as blocks of WIDTH pixels, both made by ``kernel``.
+Keys and values of a piece are copied into "planes" (see ``products``), queries into blocks of WIDTH pixels, zeros
+behind the end of a row: little enough for the second cache.
 """
 
 import hashlib
@@ -9,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from e2vit.kernels.cpu import products, scores
-from e2vit.kernels.cpu.simd import WIDTH, compiled, entry, load, total
+from e2vit.kernels.cpu.simd import WIDTH, compiled, entry, load, store, total
 
+EXCLUDED = -1e30  # the score of a key beyond the border; finite, so that no infinity meets another
 # In the closure of what is compiled and kept on disk, because numba looks for changes in one file alone.
 SOURCE = hashlib.sha256(b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))).hexdigest()
 
@@ -44,74 +46,93 @@ def _scratch(q, offsets, sizes):
     return A, B, C, T, np.empty(outputs * poses * offsets * WIDTH, q.dtype), np.empty(0, q.dtype)
 
 
-def _programs(source):
-    """The two entry points; ``source`` stands for everything that they call."""
+@compiled
+def _move(to, at, outer, inner, source, start, source_outer, source_inner, many, some, length):
+    """to[at + i·outer + j·inner + c] ← source[start + i·source_outer + j·source_inner + c] for all c < length."""
+    for i in range(many):
+        for j in range(some):
+            a, b = at + i * outer + j * inner, start + i * source_outer + j * source_inner
+            for c in range(0, length - WIDTH + 1, WIDTH):
+                store(to, a + c, load(source, b + c))
+            for c in range(length // WIDTH * WIDTH, length):
+                to[a + c] = source[b + c]
 
-    def forward(q, keys, values, position, element, table, chosen, first, sizes, shape, out, lo, hi):
-        source  # noqa: B018
-        outputs, queries, poses, depth, entries = sizes
-        heads, position_heads, element_heads, width_e, height, width, side = shape
-        offsets, margin, blocks = len(chosen), side // 2, -(-width // WIDTH)
-        rows, stride = height + side - 1, blocks * WIDTH + side - 1
-        k_row, v_row = (poses * depth + 1) * stride, (poses * width_e + 1) * stride
-        k_shifts, v_shifts = chosen // side * k_row + chosen % side, chosen // side * v_row + chosen % side
-        A, B, C, T, W, P = _scratch(q, offsets, sizes)
-        q_size, out_size = queries * depth * WIDTH, outputs * width_e * WIDTH
-        for piece in range(lo, hi):
-            head = piece % heads
-            p = position[head % position_heads * outputs * depth * offsets :]
-            e = element[head % element_heads * entries * depth :]
-            for row in range(height):
-                begin = first[max(0, margin - row)]
-                count = first[min(side, margin + height - row)] - begin
-                for block in range(blocks):
-                    at = (piece * height + row) * blocks + block
-                    x, y = q[at * q_size : (at + 1) * q_size], out[at * out_size : (at + 1) * out_size]
-                    k_at = (piece * rows + row) * k_row + block * WIDTH
-                    v_at = (piece * rows + row) * v_row + block * WIDTH
-                    P, _ = _weights(
-                        A, B, C, T, W, P, x, keys, k_at, k_shifts, begin, count, p, offsets, e, table, sizes, stride
-                    )
-                    products.gather(y, W, values, v_at, v_shifts, begin, count, outputs, poses, width_e, stride)
 
-    def backward(
-        q, keys, values, position, element, table, chosen, first, sizes, shape,
-        dout, dq, dkeys, dvalues, dposition, delement, lo, hi,
+@compiled
+def _planes(like, planes, height, width, side, border):
+    """Room for the maps of one piece, and in each row one plane more, ``border`` where there is no pixel, else zero."""
+    stride, margin = -(-width // WIDTH) * WIDTH + side - 1, side // 2
+    found = np.zeros((height + side - 1) * (planes + 1) * stride, like.dtype)
+    for row in range(height + side - 1):
+        at = (row * (planes + 1) + planes) * stride
+        for column in range(stride):
+            if not (margin <= row < margin + height and margin <= column < margin + width):
+                found[at + column] = border
+    return found
+
+
+def _program(source, backward):
+    """The gradients, or the output alone, for numba. ``source`` stands for everything that is called."""
+
+    def run(
+        q, k, value, position, element, table, chosen, first, sizes, shape,
+        out, dq, dk, dvalue, dposition, delement, lo, hi,
     ):  # fmt: skip
         source  # noqa: B018
         outputs, queries, poses, depth, entries = sizes
         heads, position_heads, element_heads, width_e, height, width, side = shape
-        offsets, margin, blocks = len(chosen), side // 2, -(-width // WIDTH)
-        rows, stride = height + side - 1, blocks * WIDTH + side - 1
+        offsets, margin, pixels, padded = len(chosen), side // 2, height * width, width + side - 1
+        rows, stride = height + side - 1, -(-width // WIDTH) * WIDTH + side - 1
         k_row, v_row = (poses * depth + 1) * stride, (poses * width_e + 1) * stride
         k_shifts, v_shifts = chosen // side * k_row + chosen % side, chosen // side * v_row + chosen % side
         A, B, C, T, W, P = _scratch(q, offsets, sizes)
-        dW, S = np.empty_like(W), np.empty(scores.sums(sizes), q.dtype)
-        q_size, out_size = queries * depth * WIDTH, outputs * width_e * WIDTH
-        table_slopes = np.empty(outputs * offsets * depth * WIDTH, q.dtype)
-        element_slopes = np.empty(entries * depth * WIDTH, q.dtype)
+        keys = _planes(q, poses * depth, height, width, side, EXCLUDED)
+        values = _planes(q, poses * width_e, height, width, side, 0.0)
+        x, y = np.zeros(queries * depth * WIDTH, q.dtype), np.zeros(outputs * width_e * WIDTH, q.dtype)
+        if backward:
+            dx, dkeys, dvalues = np.empty_like(x), np.empty_like(keys), np.empty_like(values)
+            dW, S = np.empty_like(W), np.empty(scores.sums(sizes), q.dtype)
+            table_slopes = np.empty(outputs * offsets * depth * WIDTH, q.dtype)
+            element_slopes = np.empty(entries * depth * WIDTH, q.dtype)
         for piece in range(lo, hi):
             head = piece % heads
-            table_slopes[:] = 0
-            element_slopes[:] = 0
             p = position[head % position_heads * outputs * depth * offsets :]
             e = element[head % element_heads * entries * depth :]
+            size = rows * padded
+            for r in range(rows):
+                at = piece * depth * poses * size + r * padded
+                _move(keys, r * k_row, stride, depth * stride, k, at, poses * size, size, depth, poses, padded)
+                at = piece * width_e * poses * size + r * padded
+                _move(
+                    values, r * v_row, stride, width_e * stride, value, at, poses * size, size, width_e, poses, padded
+                )
+            if backward:
+                for slopes in (dkeys, dvalues, table_slopes, element_slopes):
+                    slopes[:] = 0
             for row in range(height):
                 begin = first[max(0, margin - row)]
                 count = first[min(side, margin + height - row)] - begin
-                for block in range(blocks):
-                    at = (piece * height + row) * blocks + block
-                    x, dx = q[at * q_size : (at + 1) * q_size], dq[at * q_size : (at + 1) * q_size]
-                    dy = dout[at * out_size : (at + 1) * out_size]
-                    k_at = (piece * rows + row) * k_row + block * WIDTH
-                    v_at = (piece * rows + row) * v_row + block * WIDTH
+                for column in range(0, width, WIDTH):
+                    lanes, pixel = min(WIDTH, width - column), row * width + column
+                    q_at, out_at = piece * depth * queries * pixels + pixel, piece * width_e * outputs * pixels + pixel
+                    k_at, v_at = row * k_row + column, row * v_row + column
+                    if lanes < WIDTH:
+                        x[:] = 0
+                    _move(x, 0, WIDTH, depth * WIDTH, q, q_at, queries * pixels, pixels, depth, queries, lanes)
                     P, whole = _weights(
                         A, B, C, T, W, P, x, keys, k_at, k_shifts, begin, count, p, offsets, e, table, sizes, stride
                     )
-                    products.dots(dW, dy, values, v_at, v_shifts, begin, count, outputs, poses, width_e, stride)
-                    products.scatter(
-                        dvalues, W, dy, v_at, v_shifts, begin, count, side, outputs, poses, width_e, stride
-                    )
+                    if not backward:
+                        products.gather(y, W, values, v_at, v_shifts, begin, count, outputs, poses, width_e, stride)
+                        _move(
+                            out, out_at, outputs * pixels, pixels, y, 0, WIDTH, width_e * WIDTH, width_e, outputs, lanes
+                        )
+                        continue
+                    if lanes < WIDTH:
+                        y[:] = 0
+                    _move(y, 0, WIDTH, width_e * WIDTH, out, out_at, outputs * pixels, pixels, width_e, outputs, lanes)
+                    products.dots(dW, y, values, v_at, v_shifts, begin, count, outputs, poses, width_e, stride)
+                    products.scatter(dvalues, W, y, v_at, v_shifts, begin, count, side, outputs, poses, width_e, stride)
                     if whole:
                         scores.direct_slopes(A, B, T, P, dW, count, sizes)
                     else:
@@ -121,12 +142,31 @@ def _programs(source):
                     products.table_gather(dx, B, p, begin, count, offsets, sizes)
                     products.table_scatter(table_slopes, B, x, begin, count, offsets, sizes)
                     scores.element_slopes(element_slopes, dx, T, x, e, table, sizes)
-            for i in range(outputs * offsets * depth):
-                dposition[piece * outputs * offsets * depth + i] = total(load(table_slopes, i * WIDTH))
-            for i in range(entries * depth):
-                delement[piece * entries * depth + i] = total(load(element_slopes, i * WIDTH))
+                    _move(dq, q_at, queries * pixels, pixels, dx, 0, WIDTH, depth * WIDTH, depth, queries, lanes)
+            if backward:
+                for r in range(rows):
+                    at = piece * depth * poses * size + r * padded
+                    _move(dk, at, poses * size, size, dkeys, r * k_row, stride, depth * stride, depth, poses, padded)
+                    at = piece * width_e * poses * size + r * padded
+                    _move(
+                        dvalue,
+                        at,
+                        poses * size,
+                        size,
+                        dvalues,
+                        r * v_row,
+                        stride,
+                        width_e * stride,
+                        width_e,
+                        poses,
+                        padded,
+                    )
+                for i in range(outputs * offsets * depth):
+                    dposition[piece * outputs * offsets * depth + i] = total(load(table_slopes, i * WIDTH))
+                for i in range(entries * depth):
+                    delement[piece * entries * depth + i] = total(load(element_slopes, i * WIDTH))
 
-    return entry(forward), entry(backward)
+    return entry(run)
 
 
-forward, backward = _programs(SOURCE)
+forward, backward = _program(SOURCE, False), _program(SOURCE, True)
