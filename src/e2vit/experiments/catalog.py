@@ -128,7 +128,6 @@ def _bases() -> list[Experiment]:
             HYBRID,
             replace(UPRIGHT, epochs=15),
             data="rotmnist_upright",
-            all_training=True,
             network="hybrid-c4",
         ),
     ]
