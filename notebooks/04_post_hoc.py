@@ -331,8 +331,8 @@ helped = measure.rows(found, "upright_hybrid")
 if helped:
     best = measure.chosen(helped)
     sentence = (
-        f"The hybrid of the next chapter, trained on the same upright digits and on the validation digits, reaches {helped[0]['accuracy']} without "
-        f"that help, and with it {best['accuracy']} ({measure.words(best['method'])}, chosen on those validation digits)."
+        f"The hybrid of the next chapter, trained on the same upright digits, reaches {helped[0]['accuracy']} without "
+        f"that help, and with it {best['accuracy']} ({measure.words(best['method'])}, chosen on the validation digits)."
     )
 else:
     sentence = (
