@@ -151,8 +151,9 @@ of_attention = {
     for experiment, of_one in records.by_experiment(attention).items()
 }
 no_group = of_attention.get("attention without a group")
+spread = records.seed_spread(of_attention.values())
 against_plain = {
-    label: weaknesses.difference(no_group, of_one)
+    label: records.difference(no_group, of_one, spread)
     for label, of_one in of_attention.items()
     if no_group and of_one is not no_group
 }
@@ -809,9 +810,9 @@ Markdown(
         + (
             f"over {have[label]} seeds"
             if each.kind == "seeds"
-            else "for these seeds: the interval counts images only"
+            else "for these seeds: the interval counts the images and the spread of the seeds there are"
         )
-        + f"; a true difference of {each.detectable:.2f} points would have been "
+        + f"; a true difference of {100 * each.detectable:.2f} points would have been "
         "shown with a probability of 80 %."
         for label, each in against_plain.items()
     )

@@ -275,8 +275,8 @@ display(
 # ## What each part does
 #
 # Each ablation changes one part of the hybrid, and all are trained alike. How large must a difference be before we may
-# believe it? Two things vary: the test images and the seed. Outside the gray band lie differences that a comparison of
-# this size would find in at least four cases out of five.
+# believe it? Two things vary: the test images and the seed. An interval that holds zero shows no difference. A true
+# difference outside the gray band would have been shown in at least four cases out of five.
 
 # %% tags=["hide-input"]
 parts = {
@@ -291,46 +291,45 @@ parts = {
     "readout-mean": "mean over poses only",
 }
 ablations = {
-    experiment.network: records.summarize(of_experiment)
+    experiment.network: of_experiment
     for experiment, of_experiment in measure.found(
         "ablation/", mode, quick=("ablation/hybrid-c4", "ablation/stem-alone")
     ).items()
 }
 reference = ablations["hybrid-c4"]
-reference_run = find("ablation/hybrid-c4")
-spread, freedom = measure.seed_spread(final)
-smallest = measure.detectable(reference, spread)
-there = [name for name in parts if name in ablations]
+spread, freedom = records.seed_spread((final | attention).values())
+gaps = {
+    words: records.difference(reference, ablations[name], (spread, freedom))
+    for name, words in parts.items()
+    if name in ablations
+}
+smallest = max(each.detectable for each in gaps.values())
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals over the test images; rotated MNIST rebuilt from MNIST. Open dots lie inside the gray band: the difference is not shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has fewer parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
-figures.differences(
-    [parts[name] for name in there],
-    [ablations[name] for name in there],
-    reference,
-    smallest,
-)
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals; rotated MNIST rebuilt from MNIST. With fewer than three seeds they come from the test images and the spread of seeds seen in the final runs. Open dots: the interval holds zero, so no difference is shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has fewer parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
+figures.differences(gaps, smallest)
 # %% tags=["hide-input"]
-epochs = reference_run.training.epochs
-seeds = {summary.seeds for summary in ablations.values()}
+epochs = find("ablation/hybrid-c4").training.epochs
+seeds = {len(of_experiment) for of_experiment in ablations.values()}
 counts = "one seed" if seeds == {1} else f"{min(seeds)} to {max(seeds)} seeds"
-gap = {name: 100 * (ablations[name].mean - reference.mean) for name in there}
-shown = [name for name in there if abs(gap[name]) > 100 * smallest]
+said = {
+    shown: ", ".join(
+        f"{name} ({100 * gap.mean:+.2f})"
+        for name, gap in gaps.items()
+        if gap.shown == shown
+    )
+    for shown in (True, False)
+}
+reached = records.summarize(reference)
 display(
     Markdown(
-        f"After {epochs} epochs the hybrid classifies {reference} of {reference.images:,} test images correctly "
+        f"After {epochs} epochs the hybrid classifies {reached} of {reached.images:,} test images correctly "
         f"({counts} for each network). Differences below {100 * smallest:.2f} points could not be shown reliably"
         + (
             f"; seeds differ by a standard deviation of {100 * spread:.2f} points, an estimate with {freedom} degrees of freedom. "
-            if freedom
+            if spread
             else "; the spread between seeds is not known here. "
         )
-        + "Shown: "
-        + ", ".join(f"{parts[name]} ({gap[name]:+.2f})" for name in shown)
-        + ". Not shown: "
-        + ", ".join(
-            f"{parts[name]} ({gap[name]:+.2f})" for name in there if name not in shown
-        )
-        + "."
+        + f"Shown: {said[True] or 'nothing'}. Not shown: {said[False] or 'nothing'}."
     )
 )
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
-from e2vit.metrics import mcnemar, wilson
+from e2vit.metrics import difference, mcnemar, wilson
 from e2vit.models import Symmetrized
 from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
@@ -121,19 +121,6 @@ def test_every_network_of_a_figure_has_a_name_of_its_own():
     assert hybrid.title(EXPERIMENTS["rotmnist/hybrid-c4"]) == "hybrid, C4"
 
 
-def test_the_spread_between_seeds_is_pooled_over_experiments():
-    accuracies = {"rotmnist/hybrid-c4": [0.9, 0.92], "rotmnist/vit": [0.8, 0.84], "rotmnist/gcnn-p4cnn": [0.5]}
-    groups = {
-        EXPERIMENTS[name]: [record(name, seed, accuracy) for seed, accuracy in enumerate(values)]
-        for name, values in accuracies.items()
-    }
-    spread, freedom = hybrid.seed_spread(groups)
-    assert freedom == 2 and spread == pytest.approx(((2 * 0.01**2 + 2 * 0.02**2) / 2) ** 0.5)
-    one = Summary(0.9, 0.89, 0.91, 1, 10_000, "images")
-    assert hybrid.detectable(one, 0.0) == pytest.approx(2.8 * (2 * 0.9 * 0.1 / 10_000) ** 0.5)
-    assert hybrid.detectable(one, 0.01) > hybrid.detectable(one, 0.0)
-
-
 def test_an_exercise_fails_until_it_is_solved(capsys):
     exercise = Exercise(lambda answer: answer == 42)
     exercise(...)
@@ -172,7 +159,7 @@ def test_every_figure_is_a_figure():
         hybrid_figures.exactness({"hybrid": {"stem": 0.0}, "b": {"stem": 1e-3}}),
         hybrid_figures.turned_filters({"fitted": pictures, "nearest": pictures}, range(8)),
         hybrid_figures.turning([1, 2], {"a": [0.1, 0.2]}),
-        hybrid_figures.differences(["a"], [one], one, 0.01),
+        hybrid_figures.differences({"a": difference([0.9], [0.91], 400)}, 0.01),
         hybrid_figures.cost(points),
         hybrid_figures.cost([]),
         hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),

@@ -88,30 +88,7 @@ def test_data_efficiency_compares_twins_at_the_same_share():
         ("G-CNN, P4CNN", 1.0, 2),
     ]
     (gain,) = weaknesses.advantage(rows)  # no twin at 100 %
-    assert gain["difference"].points == pytest.approx(10.0) and gain["difference"].shown
-
-
-def test_a_difference_over_seeds_covers_as_often_as_it_says_and_its_power_is_what_it_says():
-    draws = np.random.default_rng(1).normal(0.9, 0.01, (2_000, 2, 4))
-    sides = [[[record("a", test=value) for value in side] for side in pair] for pair in draws]
-    found = [weaknesses.difference(*pair) for pair in sides]
-    assert all(each.kind == "seeds" for each in found)
-    assert 0.93 < np.mean([not each.shown for each in found]) < 0.97
-    true = 100 * 0.01 * 0.5**0.5 * (1.96 + 0.84)  # detectable, were the spread known
-    shifted = [
-        weaknesses.difference(a, [record("a", test=r["test"]["accuracy"] + true / 100) for r in b]) for a, b in sides
-    ]
-    assert 0.55 < np.mean([each.low > 0 for each in shifted]) < 0.8 and np.mean([d.detectable for d in found]) > true
-
-
-def test_a_difference_of_single_runs_counts_their_images():
-    few, many = (
-        weaknesses.difference([record("a", count=n)], [record("b", test=0.92, count=n)]) for n in (100, 10_000)
-    )
-    assert few.kind == many.kind == "images" and few.points == pytest.approx(2.0)
-    assert not few.shown and many.shown and few.detectable == pytest.approx(10 * many.detectable)
-    error = 100 * math.sqrt((0.9 * 0.1 + 0.92 * 0.08) / 10_000)
-    assert many.high - many.points == pytest.approx(1.96 * error, rel=1e-3)
+    assert gain["difference"].mean == pytest.approx(0.1) and gain["difference"].shown
 
 
 def test_consistency_of_a_model_that_sums_pixels_is_exact_at_quarter_turns_and_mirrors_alone():

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
 from e2vit.experiments.records import Summary
+from e2vit.metrics import Difference
 
 P = ParamSpec("P")
 WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
@@ -106,4 +107,16 @@ def interval_rows(
             label=label if row == 0 and label else None,
         )
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+
+
+def difference_rows(ax: Axes, found: Mapping[str, Difference], color: str) -> None:
+    """Draw a row for each difference (points), the first on top, with its interval; gray and open: it holds zero."""
+    for row, each in enumerate(found.values()):
+        mean, low, high = (100 * value for value in (each.mean, each.low, each.high))
+        drawn = color if each.shown else "0.45"
+        face = drawn if each.shown else "white"
+        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=drawn, mfc=face, capsize=3)
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(max(len(found), 1) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)

@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -123,15 +124,35 @@ def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict
 
 
 def summarize(found: Sequence[dict[str, Any]], metric: str = "accuracy", split: str = "test") -> Summary:
-    """Mean and 95 % interval of a metric over records that differ in their seed alone."""
+    """Mean and 95 % interval of a metric over records that differ in their seed alone; the interval ends at 0 and 1."""
     if not found:
         raise ValueError("there are no records to summarize")
     values, images = [record[split][metric] for record in found], found[0][split]["count"]
     if len(values) >= 3:
-        return Summary(*metrics.student(values), len(values), images, "seeds")
+        mean, low, high = metrics.student(values)
+        largest = math.inf if metric == "negative_log_likelihood" else 1.0
+        return Summary(mean, max(low, 0.0), min(high, largest), len(values), images, "seeds")
     mean = sum(values) / len(values)
     interval = metrics.wilson(mean, images) if metric == "accuracy" else (math.nan, math.nan)
     return Summary(mean, *interval, len(values), images, "images" if metric == "accuracy" else "none")
+
+
+def difference(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], spread: tuple[float, int] = (0.0, 1)
+) -> metrics.Difference:
+    """Test accuracy of the second network minus that of the first, from their records; see ``metrics.difference``."""
+    sides = [[record["test"]["accuracy"] for record in side] for side in (first, second)]
+    return metrics.difference(sides[0], sides[1], first[0]["test"]["count"], spread)
+
+
+def seed_spread(groups: Iterable[Sequence[dict[str, Any]]]) -> tuple[float, int]:
+    """Standard deviation of the test accuracy between the seeds of an experiment, pooled over experiments, and its
+    degrees of freedom; 0 and 1 where no experiment has two seeds."""
+    values = [[record["test"]["accuracy"] for record in group] for group in groups if len(group) > 1]
+    if not (freedom := sum(len(of_one) - 1 for of_one in values)):
+        return 0.0, 1
+    squares = sum((len(of_one) - 1) * statistics.variance(of_one) for of_one in values)
+    return math.sqrt(squares / freedom), freedom
 
 
 def configuration(experiment: Experiment) -> dict[str, Any]:

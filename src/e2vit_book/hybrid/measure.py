@@ -1,6 +1,5 @@
 """What the chapter on the hybrid reads and measures: exactness by stage, costs, and what the records say."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +11,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from e2vit.actions import act
 from e2vit.experiments import Experiment, RecordError, Run, record_of, records, run
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.models import HybridViT
@@ -123,22 +121,3 @@ def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[s
 def seconds_per_image(of_experiment: Sequence[dict[str, Any]]) -> float:
     """Seconds of training for one image, the mean over records; the final evaluation is part of the time."""
     return statistics.fmean(r["seconds"] / (len(r["curve"]) * r["training_images"]) for r in of_experiment)
-
-
-def seed_spread(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> tuple[float, int]:
-    """Standard deviation of the test accuracy between seeds, pooled over experiments, and its degrees of freedom."""
-    groups = [[r["test"]["accuracy"] for r in of_experiment] for of_experiment in by_experiment.values()]
-    groups = [values for values in groups if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in groups)
-    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
-    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
-
-
-def detectable(summary: Summary, spread: float) -> float:
-    """The true difference of two accuracies that a comparison would find in 80 % of cases at the 5 % level.
-
-    summary: of one of the two networks; the other has as many seeds. spread: standard deviation between seeds.
-    Both networks are tested on the same images. Ignoring that their errors are paired makes this an upper bound.
-    """
-    images = summary.mean * (1 - summary.mean) / summary.images
-    return (1.96 + 0.84) * math.sqrt(2 * (images + spread**2 / summary.seeds))

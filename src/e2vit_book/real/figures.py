@@ -8,8 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from e2vit.experiments.records import Summary
-from e2vit_book.real.measure import Difference, percent
-from e2vit_book.style import WIDTH, look, styled
+from e2vit.metrics import Difference
+from e2vit_book.real.measure import percent
+from e2vit_book.style import WIDTH, difference_rows, look, styled
 
 SERIES = {"octic ViT": 3, "hybrid over D8": 4}  # looks of networks that are in this chapter alone
 
@@ -54,15 +55,11 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
 @styled
 def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
     """A row for each comparison: hybrid minus ViT (percentage points), mean over folds and 95 % interval."""
-    known = {name: d for name, d in found.items() if d is not None}
+    known = {name: each for name, each in found.items() if each is not None}
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * max(len(known), 1)), layout="constrained")
-    for row, d in enumerate(known.values()):
-        color = "#6B6B6B" if d.low <= 0 <= d.high else look("hybrid" if d.mean > 0 else "ViT")["color"]
-        ax.errorbar(100 * d.mean, row, xerr=[[100 * (d.mean - d.low)], [100 * (d.high - d.mean)]], fmt="o", color=color)
+    difference_rows(ax, known, look("hybrid")["color"])
     if not known:
         ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set(yticks=range(len(known)), yticklabels=list(known), ylim=(max(len(known), 1) - 0.5, -0.5))
     ax.set_xlabel("hybrid over D4 minus plain ViT (percentage points)")
     return figure
 

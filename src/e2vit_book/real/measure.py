@@ -5,13 +5,12 @@ The pictures of the chapter are drawn galaxies: the published ones may not be pa
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from einops import einsum
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
@@ -22,6 +21,7 @@ from e2vit.experiments import build, records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import dihedral
+from e2vit.metrics import Difference, paired_difference
 from e2vit.models import HybridViT, Symmetrized, ViT
 from e2vit.training import TrainConfig, train
 
@@ -50,23 +50,6 @@ def accuracies(data: str, augment: str) -> dict[str, dict[float, Summary]]:
     return found
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean over folds of the accuracy of one network minus that of another on the same fold, 95 % Student interval.
-
-    detectable: the true difference that this many folds would have shown with a probability of 80 %.
-    """
-
-    mean: float
-    low: float
-    high: float
-    folds: int
-    detectable: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}] points"
-
-
 def difference(
     data: str, fraction: float, augment: str = "d4", first: str = "hybrid-d4", second: str = "vit"
 ) -> Difference | None:
@@ -76,15 +59,7 @@ def difference(
         for network in (first, second)
     ]
     folds = of_fold[0].keys() & of_fold[1].keys()
-    return paired([of_fold[0][k] - of_fold[1][k] for k in sorted(folds)]) if len(folds) >= 3 else None
-
-
-def paired(differences: list[float]) -> Difference:
-    """Mean, interval and detectable size of differences, one for each fold."""
-    count, mean = len(differences), sum(differences) / len(differences)
-    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
-    half, power = (float(stats.t.ppf(share, count - 1)) for share in (0.975, 0.8))
-    return Difference(mean, mean - half * error, mean + half * error, count, (half + power) * error)
+    return paired_difference([of_fold[0][k] - of_fold[1][k] for k in sorted(folds)]) if len(folds) >= 3 else None
 
 
 def differences() -> list[dict[str, Any]]:
@@ -101,7 +76,7 @@ def differences() -> list[dict[str, Any]]:
                             "augmentation": words,
                             "hybrid minus ViT": str(found),
                             "detectable": f"{100 * found.detectable:.1f} points",
-                            "folds": found.folds,
+                            "folds": found.runs,
                         }
                     )
     return rows
@@ -153,7 +128,7 @@ def _sentence(begin: str, share: float, first: str, second: str) -> str:
             words.append(f"on {name} {WORDS[first]} is worse than {WORDS[second]}: {d}")
         else:
             words.append(
-                f"on {name} no difference between {WORDS[first]} and {WORDS[second]} is shown ({d}; {d.folds} folds "
+                f"on {name} no difference between {WORDS[first]} and {WORDS[second]} is shown ({d}; {d.runs} folds "
                 f"show a difference of {100 * d.detectable:.1f} points with a probability of 80 %)"
             )
     return f"{begin}, {'; '.join(words)}."
