@@ -6,19 +6,17 @@ keeps the numbers where the post-hoc chapter reads them.
 """
 
 import argparse
-import json
 import platform
 import subprocess
 import sys
 from datetime import date
 
 import torch
-from rounds import alternate
+from rounds import alternate, record_path, write
 
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
-from e2vit_book.post_hoc.measure import COSTS
 
 
 @torch.inference_mode()
@@ -86,8 +84,7 @@ def main() -> None:
         result["peak_megabytes"][str(chunk)] = peak = peak_megabytes(chunk)
         print(f"chunk {chunk}: {peak and round(peak)} MB above the start")
     if options.write:
-        COSTS.parent.mkdir(parents=True, exist_ok=True)
-        COSTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(record_path("symmetrized"), result)
 
 
 if __name__ == "__main__":

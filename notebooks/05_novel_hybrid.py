@@ -24,13 +24,14 @@ import copy
 
 import torch
 from e2vit.data import as_float, embedded, load
-from e2vit.experiments import default_mode, find, records
+from e2vit.experiments import default_mode, find, records, run
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import LiftingConv
 from e2vit.layers.filters import turned_basis
 from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.testing import randomized
+from e2vit_book import results
 from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures, measure
@@ -39,7 +40,6 @@ from e2vit_book.hybrid.turning import (
     turning_error,
     with_nearest_filters,
 )
-from e2vit_book.weaknesses.measure import benchmark
 from einops import einsum, rearrange
 from IPython.display import Markdown, display
 
@@ -47,16 +47,16 @@ from IPython.display import Markdown, display
 mode = default_mode()  # "quick" | "report" | "train"
 
 # %% tags=["hide-input"]
-final = measure.found(
-    "rotmnist/", mode, quick=("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn")
+final = records.by_experiment(
+    results.found(mode, ("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn"), "rotmnist/")
 )
-attention = measure.found("attention/", mode)
+attention = records.by_experiment(results.found(mode, prefix="attention/"))
 whole = {
     experiment.network: records.summarize(of_experiment)
     for experiment, of_experiment in final.items()
     if experiment.fraction == 1 and not experiment.name.endswith("unaugmented")
 }
-speeds = benchmark("hybrid")["gevit"]
+speeds = results.benchmark("hybrid")["gevit"]
 display(
     Markdown(
         "On rotated MNIST, test accuracy with 95 % intervals: hybrid "
@@ -213,9 +213,8 @@ display(Markdown(sentence))
 # control is the same architecture with one change: a learned vector for each absolute place is added to the tokens.
 
 # %%
-has_record, trained = measure.first_available(
-    ("rotmnist/hybrid-c4", "ablation/hybrid-c4", "digits/hybrid-c4"), mode
-)
+finished = results.first(("rotmnist/hybrid-c4", "ablation/hybrid-c4"), mode)
+trained = finished or run("rotmnist/hybrid-c4", "quick")
 rebuilt = "embedded" not in trained.record["data"]["origin"]
 digits = load("rotmnist") if rebuilt else embedded("rotmnist")
 model = copy.deepcopy(trained.model).double()
@@ -238,7 +237,11 @@ worst = max(
         mirrors.double().eval(), sample, dihedral(4), range(1, 8)
     ).values()
 )
-weights = "trained weights" if has_record else "weights after a moment of training"
+weights = (
+    "trained weights"
+    if finished and mode != "quick"
+    else "weights after a moment of training"
+)
 display(
     Markdown(
         f"The largest error of the hybrid is {max(errors['hybrid'].values()):.0e} ({weights}). "
@@ -255,8 +258,8 @@ figures.cost(measure.points(final | attention))
 # %% tags=["hide-input"]
 upright = {
     measure.family(experiment): records.summarize(of_experiment)
-    for experiment, of_experiment in measure.found(
-        "rotmnist_upright/", mode, quick=("rotmnist_upright/hybrid-c4",)
+    for experiment, of_experiment in records.by_experiment(
+        results.found(mode, ("rotmnist_upright/hybrid-c4",), "rotmnist_upright/")
     ).items()
 }
 sentence = "What if training never shows a turned digit? Trained on upright digits alone and tested on turned ones, "
@@ -292,8 +295,8 @@ parts = {
 }
 ablations = {
     experiment.network: of_experiment
-    for experiment, of_experiment in measure.found(
-        "ablation/", mode, quick=("ablation/hybrid-c4", "ablation/stem-alone")
+    for experiment, of_experiment in records.by_experiment(
+        results.found(mode, ("ablation/hybrid-c4", "ablation/stem-alone"), "ablation/")
     ).items()
 }
 reference = ablations["hybrid-c4"]

@@ -1,7 +1,5 @@
 """What the chapters 4 and 5 measure and draw says what the records and the views say."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -13,6 +11,7 @@ from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
 from e2vit.metrics import difference, mcnemar, wilson
 from e2vit.models import Symmetrized
+from e2vit_book import results
 from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures as hybrid_figures
@@ -78,10 +77,8 @@ def test_a_detectable_difference_is_found_four_times_in_five():
 def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("E2VIT_RESULTS", str(tmp_path))
     assert comparison.available(["rotmnist/vit"], "report") == {}
-    assert comparison.found("report") == [] and hybrid.found("rotmnist/", "report") == {}
-    assert comparison.costs(tmp_path / "none.json") == {}
-    (tmp_path / "some.json").write_text(json.dumps({"milliseconds": {}}))
-    assert comparison.costs(tmp_path / "some.json") == {"milliseconds": {}}
+    assert comparison.found("report") == [] == results.found("report", prefix="rotmnist/")
+    assert results.first(["rotmnist/vit"], "report") is None
 
 
 def test_the_winning_view_turns_against_the_image():
@@ -111,7 +108,7 @@ def test_shifts_change_what_looks_at_places_and_nothing_else():
 
 @pytest.mark.parametrize("name", ["rotmnist/pooled-gcnn", "rotmnist/pooled-patches", "rotmnist/patches-c4"])
 def test_the_cost_of_every_hybrid_can_be_counted(name):
-    assert 1e6 < hybrid.multiply_adds(EXPERIMENTS[name]) < 1e9
+    assert 1e6 < results.multiply_adds(EXPERIMENTS[name]) < 1e9
 
 
 def test_every_network_of_a_figure_has_a_name_of_its_own():

@@ -132,6 +132,11 @@ def test_the_index_decides_whether_layer_map_and_logits_are_exact(index, group, 
         assert (error < ROUNDING) == exact, place
 
 
+def test_a_wrapped_table_is_measured_as_the_table_itself():
+    for index in (gsa_index, lambda group: gsa_index(group)):
+        assert faults.layer_error(index, dihedral(4), elements=False) < ROUNDING
+
+
 def test_the_size_rule_decides_whether_a_network_for_tumors_is_exact():
     cheap = dict(heads=1, window=3, attention_dropout=0.0, position="sound", norm_eps=1e-5)
     for config, good in (

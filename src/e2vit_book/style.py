@@ -50,7 +50,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "hybrid": ("#0072B2", "o"),
+        "hybrid over D8": ("#4B5FBF", "H"),
         "pooled hybrid": ("#7A94B8", "<"),
+        "octic ViT": ("#A3403B", "p"),
         "ViT": ("#C97B00", "s"),  # trained on turned digits
         "ViT, upright": ("#D55E00", "D"),
         "symmetrized ViT": ("#8C5A00", "h"),
@@ -87,25 +89,20 @@ def error_axis(ax: Axes, floor: float = 1e-16) -> None:
 
 
 def interval_rows(
-    ax: Axes, names: Sequence[str], summaries: Sequence[Summary], label: str = "", k: int = 0, shift: float = 0.0
+    ax: Axes, names: Sequence[str], summaries: Sequence[Summary | None], label: str = "", k: int = 0, shift: float = 0.0
 ) -> None:
     """Draw a row for each name, the first on top: the mean (%) as a dot and its 95 % interval as a line.
 
+    summaries: None leaves its row empty.
     label: of the series, drawn in the k-th look; without one each row has the look of its own name.
     shift: of the dots, in rows, so that several series share the same rows.
     """
     for row, (name, summary) in enumerate(zip(names, summaries, strict=True)):
-        style = look(label, k) if label else look(name)
-        mean, low, high = (100 * value for value in (summary.mean, summary.low, summary.high))
-        ax.errorbar(
-            mean,
-            row + shift,
-            xerr=np.nan_to_num([[max(mean - low, 0)], [max(high - mean, 0)]]),
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=3,
-            label=label if row == 0 and label else None,
-        )
+        if summary is not None:
+            color, marker = (look(label, k) if label else look(name)).values()
+            mean, low, high = (100 * value for value in (summary.mean, summary.low, summary.high))
+            reach = np.nan_to_num([[max(mean - low, 0)], [max(high - mean, 0)]])
+            ax.errorbar(mean, row + shift, xerr=reach, fmt=marker, color=color, capsize=3, label=label)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)
 

@@ -103,16 +103,21 @@ def find(
 
     In the order of the catalog, then by seed. seeds: only these. fields: of ``Experiment``, such as setting="rotated".
     """
+    found, wanted = [], None if seeds is None else set(seeds)
+    for experiment in matching(prefix, **fields):
+        for seed in seeds_present(experiment, results):
+            if wanted is None or seed in wanted:
+                with suppress(RecordError):
+                    found.append(read(experiment, seed, results))
+    return found
+
+
+def matching(prefix: str = "", **fields: Any) -> list[Experiment]:
+    """The experiments whose name starts with prefix and that have these fields, in the order of the catalog."""
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(Experiment)}:
         raise TypeError(f"an experiment has no field {sorted(unknown)[0]!r}")
-    found, wanted = [], None if seeds is None else set(seeds)
-    for name, experiment in EXPERIMENTS.items():
-        if name.startswith(prefix) and all(getattr(experiment, key) == value for key, value in fields.items()):
-            for seed in seeds_present(experiment, results):
-                if wanted is None or seed in wanted:
-                    with suppress(RecordError):
-                        found.append(read(experiment, seed, results))
-    return found
+    named = [experiment for name, experiment in EXPERIMENTS.items() if name.startswith(prefix)]
+    return [each for each in named if all(getattr(each, key) == value for key, value in fields.items())]
 
 
 def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict[str, Any]]]:

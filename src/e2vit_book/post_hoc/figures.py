@@ -14,7 +14,7 @@ from torch import Tensor
 
 from e2vit.experiments.records import Summary
 from e2vit.metrics import reliability, wilson
-from e2vit_book.style import SERIES, WIDTH, look, styled
+from e2vit_book.style import SERIES, WIDTH, interval_rows, look, styled
 
 BLUE, ORANGE, GREEN = SERIES[:3]
 
@@ -91,15 +91,8 @@ def accuracies(
     for ax, (title, of_regime) in zip(axes.flat, panels.items(), strict=False):
         for k, (regime, label) in enumerate(regimes.items()):
             known = of_regime.get(regime, {})
-            for row, method in enumerate(methods):
-                if method in known:
-                    mean, low, high = (100 * x for x in (known[method].mean, known[method].low, known[method].high))
-                    style, shift = look(label, k), 0.24 * (k - 1)
-                    reach = [[max(mean - low, 0)], [max(high - mean, 0)]]
-                    mark: dict[str, Any] = {"fmt": style["marker"], "color": style["color"], "label": label}
-                    ax.errorbar(mean, row + shift, xerr=reach, capsize=2, markersize=5, **mark)
-        ax.set(title=title, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        ax.grid(axis="x", alpha=0.3)
+            interval_rows(ax, methods, [known.get(method) for method in methods], label, k, 0.24 * (k - 1))
+        ax.set_title(title)
     for ax in axes[-1]:
         ax.set_xlabel("test accuracy (%)")
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}

@@ -12,9 +12,8 @@ import torch
 from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
-from e2vit.actions import act, invariance_error, rotate
+from e2vit.actions import act, invariance_error
 from e2vit.capture import capture
 from e2vit.data import Split, Splits, as_float
 from e2vit.experiments import build, records
@@ -24,6 +23,7 @@ from e2vit.groups import dihedral
 from e2vit.metrics import Difference, paired_difference
 from e2vit.models import HybridViT, Symmetrized, ViT
 from e2vit.training import TrainConfig, train
+from e2vit_book.results import multiply_adds
 
 DATA = {"mirabest": "galaxies", "rsscn7": "land"}
 NETWORKS = {  # network of an experiment → its name in the chapter
@@ -147,7 +147,6 @@ def _seconds(data: str, network: str, augment: str) -> float:
     return sum(record["seconds"] for record in runs) / len(runs)
 
 
-@torch.no_grad()
 def costs() -> list[dict[str, Any]]:
     """A row for each network of the galaxies: weights, and multiplications of one image (matrix products)."""
     rows = []
@@ -155,16 +154,13 @@ def costs() -> list[dict[str, Any]]:
         if network == "vit-views":
             continue
         experiment = EXPERIMENTS[f"real/mirabest/{network}/d4-100"]
-        model, training = build(experiment, 0).eval(), experiment.training
+        training = experiment.training
         assert isinstance(training, TrainConfig)
-        in_place = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: mm_flop(a, b)}
-        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-            model(torch.zeros(1, 1, 64, 64))
         rows.append(
             {
                 "network": name,
-                "weights": sum(p.numel() for p in model.parameters()),
-                "million multiplications": round(counter.get_total_flops() / 2e6),
+                "weights": sum(p.numel() for p in build(experiment, 0).parameters()),
+                "million multiplications": round(multiply_adds(experiment) / 1e6),
                 "updates": training.epochs * (training.updates_per_epoch or 0),
                 "learning rate": training.learning_rate,
             }
@@ -245,18 +241,6 @@ def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]
             }
         )
     return rows
-
-
-@torch.no_grad()
-def accuracy_by_angle(
-    models: Mapping[str, nn.Module], split: Split, degrees: Float[Tensor, " angle"]
-) -> dict[str, list[float]]:
-    """For each network its accuracy on the images turned by each angle."""
-    views = [rotate(as_float(split.images), float(angle)) for angle in degrees]
-    return {
-        name: [(model(view).argmax(-1) == split.labels).float().mean().item() for view in views]
-        for name, model in models.items()
-    }
 
 
 @torch.no_grad()

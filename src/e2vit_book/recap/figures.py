@@ -173,18 +173,21 @@ def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Fig
 
 @styled
 def accuracy_by_angle(
-    degrees: Float[ndarray, " angle"], accuracies: dict[str, Float[ndarray, " angle"]], count: int, chance: float = 0.1
+    degrees: Float[ndarray, " angle"],
+    accuracies: dict[str, Float[ndarray, " angle"]],
+    count: int | None = None,
+    chance: float = 0.1,
 ) -> Figure:
     """Draw accuracy (fraction) against the rotation of the input (degrees), one line for each model.
 
-    count: of the images, for the bands, which are 95 % Wilson intervals.
+    count: of the images, for bands of 95 % Wilson intervals; without it there are none.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
     for name, accuracy in accuracies.items():
-        low, high = np.array([wilson(rate, count) for rate in accuracy]).T
-        color, marker = look(name)["color"], look(name)["marker"]
-        ax.plot(degrees, accuracy, color=color, marker=marker, markersize=4, label=name)
-        ax.fill_between(degrees, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.plot(degrees, accuracy, markersize=4, label=name, **look(name))
+        if count is not None:
+            low, high = np.array([wilson(rate, count) for rate in accuracy]).T
+            ax.fill_between(degrees, low, high, color=look(name)["color"], alpha=0.2, linewidth=0)
     ax.axhline(chance, color="#555555", linewidth=1, linestyle=":")
     ax.text(np.max(degrees), chance + 0.02, "chance", ha="right", fontsize=9)
     ticks = np.arange(np.min(degrees), np.max(degrees) + 1, 45)

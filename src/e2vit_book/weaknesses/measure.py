@@ -15,7 +15,7 @@ from scipy.stats import linregress, t
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.experiments import RecordError, Run, records, results_folder, run
+from e2vit.experiments import records
 from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
 
@@ -48,27 +48,6 @@ CONVOLUTIONAL = {  # the field network of other experiments → its name in the 
 }
 TWINS = {"hybrid, C4": "its plain twin", "G-CNN, P4CNN": "CNN, Z2CNN"}  # with poses → without
 DATA = Path(__file__).resolve().parents[3] / "data"
-
-
-def trained(networks: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
-    """Load the first of each network's experiments that has a record; a network without any is left out.
-
-    Mode "quick" trains a small copy for a moment instead; mode "train" makes the last, cheapest one where none is.
-    """
-    runs = {}
-    for label, names in networks.items():
-        for name in names if mode != "quick" else names[-1:]:
-            try:
-                runs[label] = run(name, "report" if mode == "train" and name != names[-1] else mode)
-                break
-            except RecordError:
-                continue
-    return runs
-
-
-def finished(mode: str, quick: Sequence[str], **fields: Any) -> Records:
-    """Find the records with these fields of their experiment; in mode "quick" train small copies of the named ones."""
-    return [run(name, "quick").record for name in quick] if mode == "quick" else records.find(**fields)
 
 
 def turned_logits(
@@ -150,11 +129,6 @@ def layer_scores(config: GroupAttentionNetConfig) -> dict[str, int]:
     for number, step in enumerate(layers, start=1):
         scores[f"group layer {number}, {step.size}×{step.size}"] = order**power * each * step.size**2
     return scores
-
-
-def benchmark(name: str) -> dict[str, Any]:
-    """Read a record of a benchmark: data/results/benchmarks/<name>.json."""
-    return json.loads((results_folder() / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def power_law(x: Collection[float], y: Collection[float]) -> tuple[float, float, float]:
