@@ -1,7 +1,7 @@
 """What each model of the headline costs and keeps: images per second, attention scores, change under a quarter turn.
 
     python benchmarks/throughput.py [--write] [--batch 8] [--rounds 7]
-    python benchmarks/throughput.py --refresh      # after new records: their change alone, the rest stays
+    python benchmarks/throughput.py --refresh      # after new records: their change; all, when a row is new
 
 All models in one process, turn by turn, forward in float32 on the same images; experiments that share a model share its
 numbers. The change is that of the logits, max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded digits,
@@ -75,8 +75,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     path = record_path("throughput")
-    if options.refresh:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    record = json.loads(path.read_text(encoding="utf-8")) if options.refresh else {"models": {}}
+    if ROWS.keys() <= record["models"].keys():
         record["models"] = {name: entry for name, entry in record["models"].items() if name in ROWS}
         for name, entry in record["models"].items():
             fresh = {key: value for key, value in entry.items() if key not in ("change_trained", "weights")}
