@@ -11,7 +11,6 @@ import torch
 from e2vit.actions import rotate
 from e2vit.data import as_float, embedded
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
-from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
 from e2vit_book.weaknesses import fault_figures, faults, figures
 from e2vit_book.weaknesses import ladder as steerability
@@ -29,13 +28,6 @@ def test_a_power_law_is_found_again_and_noise_widens_its_interval():
     assert low < 2.5 < high and high - low > 0.1
     with pytest.raises(ValueError, match="at least 3 sizes, not 2"):
         weaknesses.power_law([1, 2], [1, 2])
-
-
-@pytest.mark.parametrize(
-    "rate, count, expected", [(0.5, 10, (0.2366, 0.7634)), (0.0, 20, (0.0, 0.1611)), (1.0, 20, (0.8389, 1.0))]
-)
-def test_wilsons_interval_is_that_of_the_tables(rate, count, expected):
-    assert wilson(rate, count) == pytest.approx(expected, abs=1e-4)
 
 
 def test_changes_and_flips_of_logits_written_by_hand():

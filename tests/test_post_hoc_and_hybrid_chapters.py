@@ -12,8 +12,6 @@ from e2vit.groups import cyclic
 from e2vit.metrics import difference, mcnemar, wilson
 from e2vit.models import Symmetrized
 from e2vit_book import results
-from e2vit_book.drawing import drawing
-from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
@@ -116,22 +114,6 @@ def test_every_network_of_a_figure_has_a_name_of_its_own():
     names = [hybrid.title(experiment) for experiment in whole]
     assert len(set(names)) == len(names)
     assert hybrid.title(EXPERIMENTS["rotmnist/hybrid-c4"]) == "hybrid, C4"
-
-
-def test_an_exercise_fails_until_it_is_solved(capsys):
-    exercise = Exercise(lambda answer: answer == 42)
-    exercise(...)
-    assert "Not solved" in capsys.readouterr().out
-    with pytest.raises(AssertionError):
-        exercise(41)
-    exercise(42)
-    assert "Solved" in capsys.readouterr().out
-
-
-def test_the_drawing_of_the_hybrid_has_a_text_and_no_color_of_its_own_for_lines():
-    page = drawing("hybrid", "The hybrid").data
-    assert "<title" in page and "<desc" in page and 'role="img"' in page
-    assert "currentColor" in page and not any(color in page for color in ("black", "#000", "white", "#fff"))
 
 
 def test_every_figure_is_a_figure():
