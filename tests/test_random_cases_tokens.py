@@ -1,4 +1,4 @@
-"""Numbers of the layers on tokens: random groups, sizes and precisions, as in test_random_cases for the layers on maps."""
+"""Layers on tokens: random groups, sizes and precisions, as in test_random_cases for the layers on maps."""
 
 import pytest
 import torch
