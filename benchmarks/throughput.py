@@ -30,7 +30,7 @@ from e2vit.actions import invariance_error
 from e2vit.data import as_float, embedded
 from e2vit.experiments import RecordError, read_record, run, seeds_present
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.records import plain
+from e2vit.experiments.configuration import plain
 from e2vit.groups import cyclic
 from e2vit.testing import randomized
 

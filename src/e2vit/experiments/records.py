@@ -27,15 +27,11 @@ from torch import nn
 
 from e2vit import metrics
 from e2vit.experiments.catalog import EXPERIMENTS, Experiment
-from e2vit.groups import FiniteGroup
+from e2vit.experiments.configuration import DECISIVE, changed, configuration, configuration_hash
 from e2vit.models import Symmetrized
 from e2vit.training import fine_tuning
 from e2vit.training.fine_tuning import FineTuneConfig
 from e2vit.training.loop import write_atomically
-
-DECISIVE = ("model", "training", "data", "fraction", "all_training", "base", "watch_test")  # the rest is commentary
-RENAMED = {"channels": "in_channels"}  # fields of configurations: name in old records → name now
-REMOVED = {"trainable": "", "label_smoothing": 0.0}  # name in old records → the only value that is still possible
 
 
 class RecordError(Exception):
@@ -160,53 +156,9 @@ def seed_spread(groups: Iterable[Sequence[dict[str, Any]]]) -> tuple[float, int]
     return math.sqrt(squares / freedom), freedom
 
 
-def configuration(experiment: Experiment) -> dict[str, Any]:
-    """What decides the outcome of an experiment, as plain JSON."""
-    decisive = {key: plain(getattr(experiment, key)) for key in DECISIVE}
-    return {"model_type": type(experiment.model).__name__, **decisive}
-
-
-def configuration_hash(experiment: Experiment) -> str:
-    return hashlib.sha256(json.dumps(configuration(experiment), sort_keys=True).encode()).hexdigest()
-
-
 def state_path(experiment: Experiment, seed: int, folder: Path) -> Path:
     """Where an unfinished run keeps its state; a changed configuration doesn't find the state of an older one."""
     return folder / f"seed{seed}.{configuration_hash(experiment)[:12]}.partial.pt"
-
-
-def changed(old: dict[str, Any], now: Any, keys: tuple[str, ...] | None = None, prefix: str = "") -> list[str]:
-    """The settings in which a recorded configuration differs from the present one.
-
-    A setting that the record lacks came later: its default is what the record was made with.
-    """
-    fields = {f.name: f for f in dataclasses.fields(now) if keys is None or f.name in keys}
-    old = {key if key in fields else RENAMED.get(key, key): value for key, value in old.items()}
-    names = [prefix + key for key, value in old.items() if key not in {*fields, "model_type"} and not _void(key, value)]
-    for key, each in fields.items():
-        value = getattr(now, key)
-        if key not in old:
-            names += [prefix + key] if plain(value) != plain(each.default) else []
-        elif dataclasses.is_dataclass(value) and not isinstance(value, FiniteGroup) and isinstance(old[key], dict):
-            names += changed(old[key], value, prefix=f"{prefix}{key}.")
-        elif old[key] != json.loads(json.dumps(plain(value))):
-            names.append(prefix + key)
-    return names
-
-
-def _void(key: str, value: Any) -> bool:
-    return key in REMOVED and REMOVED[key] == value
-
-
-def plain(value: Any) -> Any:
-    """A configuration as JSON: groups and functions by their names."""
-    if isinstance(value, FiniteGroup):
-        return value.name
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.__name__ if callable(value) else value
 
 
 def measure(experiment, seed, splits, training, model, trained, accelerator, base=None) -> dict[str, Any]:
