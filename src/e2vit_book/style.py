@@ -14,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
 from e2vit.experiments.records import Summary
@@ -75,6 +76,15 @@ def look(name: str, k: int = 0) -> dict[str, Any]:
         if key in PALETTE:
             return dict(zip(("color", "marker"), PALETTE[key], strict=True))
     return {"color": SERIES[k % len(SERIES)], "marker": MARKERS[k % len(MARKERS)]}
+
+
+def picture(
+    ax: Axes, image: np.ndarray, title: str = "", cmap: str = "gray", size: float | None = None, **how: Any
+) -> AxesImage:
+    """Draw an image or a map without ticks, under its title of that size (points); how: as for ``imshow``."""
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=size)
+    return ax.imshow(image, cmap=cmap, **how)
 
 
 def error_axis(ax: Axes, floor: float = 1e-16) -> None:

@@ -12,7 +12,7 @@ from numpy import ndarray
 
 from e2vit.experiments.records import Summary
 from e2vit.metrics import Difference
-from e2vit_book.style import SERIES, WIDTH, difference_rows, error_axis, interval_rows, look, styled
+from e2vit_book.style import SERIES, WIDTH, difference_rows, error_axis, interval_rows, look, picture, styled
 
 
 @styled
@@ -59,8 +59,8 @@ def turned_filters(filters: Mapping[str, Float[ndarray, "pose row column"]], deg
     figure, axes = plt.subplots(*shape, figsize=(WIDTH, 2.1), layout="constrained", squeeze=False)
     for row, (label, poses) in zip(axes, filters.items(), strict=True):
         for ax, pose, degree in zip(row, poses, degrees, strict=True):
-            ax.imshow(pose, cmap="RdBu_r", vmin=-np.abs(poses).max(), vmax=np.abs(poses).max())
-            ax.set(xticks=[], yticks=[], xlabel=f"{degree:g}°")
+            picture(ax, pose, cmap="RdBu_r", vmin=-np.abs(poses).max(), vmax=np.abs(poses).max())
+            ax.set_xlabel(f"{degree:g}°")
             ax.spines[:].set_visible(False)
         row[0].set_ylabel(label)
     return figure
