@@ -15,12 +15,12 @@ import threading
 from datetime import date
 from pathlib import Path
 
+from rounds import record_path, write
 from selenium import webdriver
 
 from e2vit.experiments import EXPERIMENTS
-from e2vit.experiments.records import processor, results_folder
+from e2vit.experiments.records import processor
 from e2vit.export import export_run
-from e2vit.training.loop import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
@@ -84,19 +84,16 @@ def main() -> None:
         for name, file in files.items():
             export_run(EXPERIMENTS[name], folder / file)
         milliseconds, version = measure(folder, files)
-    networks = {name: {"milliseconds": round(milliseconds[name], 2)} for name in NETWORKS}
     record = {
         "date": date.today().isoformat(),
         "device": processor(),
         "system": platform.system(),
         "browser": f"Chromium {version}",
-        "networks": networks,
+        "networks": {name: {"milliseconds": round(milliseconds[name], 2)} for name in NETWORKS},
     }
-    text = json.dumps(record, indent=1) + "\n"
-    print(text)
+    print(json.dumps(record, indent=1))
     if options.write:
-        path = results_folder() / "benchmarks" / "browser.json"
-        write_atomically(path, lambda file: Path(file).write_text(text, "utf-8"))
+        write(record_path("browser"), record)
 
 
 if __name__ == "__main__":

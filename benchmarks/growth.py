@@ -4,24 +4,20 @@
 
 One layer as in the released rotMNIST network (20 channels, 9 heads, 10 features, window 9, poses on both sides), one
 image, forward, float32: by the written-out formula and by the fast kernel, and once with global attention instead of a
-window. Every size is measured several times on the clock of benchmarks/attention.py, the sizes in turn, so that a slow
-moment of the machine does not fall on one of them alone.
-Prints a table and writes data/results/benchmarks/growth.json.
+window. Prints a table and writes data/results/benchmarks/growth.json.
 """
 
 import argparse
-import json
-import platform
 import sys
-from pathlib import Path
+from functools import partial
 
 import torch
-from attention import resident, timed
+from attention import resident
+from rounds import conditions, record_path, turns, write
 
 from e2vit.groups import cyclic
 from e2vit.kernels import reference
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
-from e2vit.training.loop import write_atomically
 
 CHANNELS, HEADS, FEATURES, WINDOW = 20, 9, 10, 9
 ORDERS = {"naive": (1, 2, 3, 4, 6, 8), "numba": (1, 2, 3, 4, 6, 8, 12, 16)}  # at side 14
@@ -32,52 +28,39 @@ def layer(backend: str, order: int) -> torch.nn.Module:
     torch.manual_seed(0)
     if backend == "global":
         return GroupSelfAttention(cyclic(order), CHANNELS, HEADS, FEATURES).eval()
-    reference.TILE = sys.maxsize  # "naive" is the reference with every score in memory
     name = "reference" if backend == "naive" else backend
     return LocalGroupSelfAttention(cyclic(order), CHANNELS, HEADS, FEATURES, window=WINDOW, backend=name).eval()
 
 
-@torch.no_grad()
-def measure(backend: str, order: int, side: int, found: dict) -> None:
-    """One more measurement of this size; the first also of the memory."""
-    module, x = layer(backend, order), torch.randn(1, CHANNELS, order, side, side)
-    module(x)  # compiles what needs compiling, and warms the caches
+def megabytes(call) -> float:
+    """Peak memory of a call above what the process held before."""
+    call()  # compiles what needs compiling, and warms the caches
     before = resident("cpu", peak=False)
-    seconds = timed(lambda: module(x), "cpu")
-    megabytes = (resident("cpu", peak=True) - before) / 1e6
-    found["seconds"].append(float(f"{seconds:.4g}"))
-    found["peak_megabytes"] = float(f"{max(found['peak_megabytes'], megabytes):.4g}")
+    call()
+    return float(f"{(resident('cpu', peak=True) - before) / 1e6:.4g}")
 
 
+@torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
     options = parser.parse_args()
     torch.set_num_threads(1)
+    reference.TILE = sys.maxsize  # "naive" is the reference with every score in memory
     plan = [(name, order, 14, "order") for name, orders in ORDERS.items() for order in orders]
     plan += [(name, 4, side, "side") for name, sides in SIDES.items() for side in sides]
-    rows = [
-        {"backend": name, "order": order, "side": side, "varied": varied, "seconds": [], "peak_megabytes": 0.0}
-        for name, order, side, varied in plan
-    ]
-    for _ in range(options.repeats):
-        for row in rows:
-            measure(row["backend"], row["order"], row["side"], row)
-    for row in rows:
-        print(
-            f"{row['backend']:>7} C{row['order']:<3} {row['side']:>3} pixels  {min(row['seconds']):8.4f} s  "
-            f"{row['peak_megabytes']:8.1f} MB"
-        )
-    record = {
-        "what": "one group attention layer of the released rotMNIST network's shape, one image, forward, float32; "
-        "seconds of every repetition, megabytes above what the process held before",
-        "device": f"{platform.machine()} CPU, 1 thread",
-        "clock": "processor time",
-        "torch": torch.__version__,
-        "measurements": rows,
-    }
-    path = Path(__file__).resolve().parents[1] / "data" / "results" / "benchmarks" / "growth.json"
-    write_atomically(path, lambda file: Path(file).write_text(json.dumps(record, indent=1) + "\n"))
+    calls = {key: partial(layer(key[0], key[1]), torch.randn(1, CHANNELS, key[1], key[2], key[2])) for key in plan}
+    peaks = {key: megabytes(call) for key, call in calls.items()}
+    rows = []
+    for key, seconds in turns(calls, options.repeats).items():
+        row = dict(zip(("backend", "order", "side", "varied"), key, strict=True))
+        rows.append(row | {"seconds": [float(f"{s:.4g}") for s in seconds], "peak_megabytes": peaks[key]})
+        print(f"{key[0]:>7} C{key[1]:<3} {key[2]:>3} pixels  {min(seconds):8.4f} s  {peaks[key]:8.1f} MB")
+    what = (
+        "one group attention layer of the released rotMNIST network's shape, one image, forward, float32; "
+        "seconds of every repetition, megabytes above what the process held before"
+    )
+    write(record_path("growth"), {"what": what, **conditions(), "measurements": rows})
 
 
 if __name__ == "__main__":

@@ -1,27 +1,24 @@
-"""Speed of our group convolutions against escnn, with the same group, fields, kernels and pools; and of the whole C4
-hybrid against GE-ViT with our fast kernel. Each pair in one process.
+"""Speed of our networks against others of the same shape: our group convolutions against escnn's with the same group,
+fields, kernels and pools; the whole C4 hybrid against GE-ViT with our fast kernel; our plain ViT against timm's.
 
-    pip install escnn
-    python benchmarks/hybrid.py [--against escnn gevit]
+    pip install -e .[bench]
+    python benchmarks/hybrid.py [--against escnn gevit timm]
 
-Writes data/results/benchmarks/hybrid.json: images per second, forward and training, and the ratios. Every measurement
-is the best of several rounds that take turns, so that a busy moment of the machine hurts neither side alone.
+Writes data/results/benchmarks/hybrid.json: images per second, forward and training, and the ratio of the first network
+to the second.
 """
 
 import argparse
 import json
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 import torch
+from rounds import conditions, forward, images_per_second, record_path, training, write
 from torch import nn
 
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.records import processor, results_folder
 from e2vit.groups import cyclic
+from e2vit.models import ViT, ViTConfig
 from e2vit.models.hybrid import HybridViTConfig, make_stem
-from e2vit.training.loop import write_atomically
 
 WIDTHS, KERNEL, CLASSES = (8, 24, 32), 5, 10
 
@@ -57,69 +54,50 @@ class Escnn(nn.Module):
         return self.head(self.layers(self.wrap(images, self.input)).tensor.mean((-2, -1)))
 
 
-def forward(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    with torch.no_grad():
-        model(images)
+def against_escnn() -> dict[str, nn.Module]:
+    return {"ours": Ours(), "escnn": Escnn()}
 
 
-def training(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> None:
-    model.zero_grad()
-    nn.functional.cross_entropy(model(images), labels).backward()
+def against_gevit() -> dict[str, nn.Module]:
+    names = {"hybrid-c4": "rotmnist/hybrid-c4", "gevit-c4": "rotmnist/gevit-c4-tenth"}
+    return {name: build(EXPERIMENTS[experiment], 0) for name, experiment in names.items()}
 
 
-def best_seconds(task: Callable, models: dict[str, nn.Module], batch: int, rounds: int) -> dict[str, float]:
-    images, labels = torch.randn(batch, 1, 28, 28), torch.randint(CLASSES, (batch,))
-    best = dict.fromkeys(models, float("inf"))
-    for model in models.values():
-        model.train(task is training)
-        task(model, images, labels)
-    for _ in range(rounds):
-        for name, model in models.items():
-            started = time.process_time()
-            task(model, images, labels)
-            best[name] = min(best[name], time.process_time() - started)
-    return best
+def against_timm() -> dict[str, nn.Module]:
+    from timm.models import VisionTransformer
+
+    c = ViTConfig()
+    shape = {"img_size": c.image_size, "patch_size": c.patch_size, "in_chans": c.in_channels, "num_classes": c.classes}
+    shape |= {"embed_dim": c.width, "depth": c.depth, "num_heads": c.heads, "mlp_ratio": c.expansion}
+    return {"e2vit": ViT(c), "timm": VisionTransformer(**shape, global_pool="avg", class_token=False, fc_norm=False)}
 
 
-def compared(models: dict[str, nn.Module], batch: int, rounds: int) -> dict:
-    """Images per second of two models, forward and training, and the ratio of the first to the second."""
-    result = {
-        "batch": batch,
-        "rounds": rounds,
-        "parameters": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
-    }
-    for task in (forward, training):
-        seconds = best_seconds(task, models, batch, rounds)
-        speeds = {name: float(f"{batch / value:.4g}") for name, value in seconds.items()}
-        first, second = speeds.values()
-        result[task.__name__] = {"images_per_second": speeds, "ratio": float(f"{first / second:.3g}")}
-        print(task.__name__, result[task.__name__])
-    return result
+PAIRS = {"escnn": against_escnn, "gevit": against_gevit, "timm": against_timm}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--against", nargs="+", choices=("escnn", "gevit"), default=["escnn", "gevit"])
+    parser.add_argument("--against", nargs="+", choices=PAIRS, default=list(PAIRS))
     options = parser.parse_args()
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    path = results_folder() / "benchmarks" / "hybrid.json"
-    result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}  # what is not measured again stays
+    path = record_path("hybrid")
+    record = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}  # what is not measured again stays
     for other in options.against:
-        if other == "escnn":
-            models, rounds = {"ours": Ours(), "escnn": Escnn()}, options.rounds
-        else:
-            models = {name: build(EXPERIMENTS[f"rotmnist/{name}"], 0) for name in ("hybrid-c4", "gevit-c4")}
-            rounds = max(options.rounds // 5, 1)
-        result[other] = {
-            "device": f"{processor()}, 1 thread",
-            "clock": "processor time of the process",
-            "torch": torch.__version__,
-            **compared(models, options.batch, rounds),
+        models, images = PAIRS[other](), torch.randn(options.batch, 1, 28, 28)
+        rounds = max(options.rounds // 5, 1) if other == "gevit" else options.rounds
+        record[other] = {**conditions(), "batch": options.batch, "rounds": rounds}
+        record[other]["parameters"] = {
+            name: sum(p.numel() for p in model.parameters()) for name, model in models.items()
         }
-    write_atomically(path, lambda file: Path(file).write_text(json.dumps(result, indent=1) + "\n", "utf-8"))
+        for task in (forward, training):
+            speeds = images_per_second(task, models, images, rounds)
+            first, second = speeds.values()
+            record[other][task.__name__] = {"images_per_second": speeds, "ratio": float(f"{first / second:.3g}")}
+            print(other, task.__name__, record[other][task.__name__])
+    write(path, record)
 
 
 if __name__ == "__main__":

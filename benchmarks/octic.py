@@ -4,8 +4,7 @@
 
 Writes data/results/benchmarks/octic.json: weights, operations of one image (torch's counter: additions and
 multiplications of matrix products, convolutions and attention), images per second of both networks, forward and
-training, at widths 192 and 384 on 64×64 and 224×224 images; and where the octic forward pass spends its time. Both
-take turns in one process, and the best round counts.
+training, at widths 192 and 384 on 64×64 and 224×224 images; and where the octic forward pass spends its time.
 """
 
 import os
@@ -14,45 +13,20 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import argparse
 import json
-from collections.abc import Callable
-from pathlib import Path
-from time import process_time
+from itertools import product
 from typing import Any
 
 import torch
+from rounds import conditions, forward, images_per_second, record_path, training, write
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
-from e2vit.experiments.records import processor, results_folder
 from e2vit.models import OcticViT, OcticViTConfig, ViT, ViTConfig
-from e2vit.training.loop import write_atomically
 
 SIZES = {64: 8, 224: 16}  # image size → patch size, pixels
 HEADS = {192: 3, 384: 6}  # width → heads, as in DeiT's tiny and small
 DEPTH, EXPANSION = 12, 4
-
-
-def forward(model: nn.Module, images: torch.Tensor) -> None:
-    with torch.inference_mode():
-        model(images)
-
-
-def training(model: nn.Module, images: torch.Tensor) -> None:
-    model.zero_grad()
-    nn.functional.cross_entropy(model(images), torch.zeros(len(images), dtype=torch.int64)).backward()
-
-
-def images_per_second(task: Callable, models: dict[str, nn.Module], images: torch.Tensor, rounds: int) -> dict:
-    best = dict.fromkeys(models, float("inf"))
-    for number in range(rounds + 1):
-        for name, model in models.items():
-            started = process_time()
-            task(model, images)
-            if number:  # the first round warms up
-                best[name] = min(best[name], process_time() - started)
-    speeds = {name: float(f"{len(images) / seconds:.3g}") for name, seconds in best.items()}
-    return {"images_per_second": speeds, "ratio": float(f"{best['plain'] / best['octic']:.3g}")}
 
 
 def operations(model: nn.Module, image: torch.Tensor) -> int:
@@ -80,38 +54,24 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_num_threads(1)
     rows = []
-    for side, patch in SIZES.items():
-        for width, heads in HEADS.items():
-            shape: dict[str, Any] = {
-                "image_size": side,
-                "patch_size": patch,
-                "in_channels": 3,
-                "width": width,
-                "heads": heads,
-            }
-            shape |= {"depth": DEPTH, "expansion": EXPANSION}
-            models = {"plain": ViT(ViTConfig(**shape)).eval(), "octic": OcticViT(OcticViTConfig(**shape)).eval()}
-            images = torch.rand(options.batch, 3, side, side)
-            row = {
-                **shape,
-                "weights": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
-                "operations": {name: operations(model, images[:1]) for name, model in models.items()},
-                "forward": images_per_second(forward, models, images, options.rounds),
-                "training": images_per_second(training, models, images, max(2, options.rounds // 2)),
-                "octic_forward_shares": shares(models["octic"], images),
-            }
-            print(json.dumps(row), flush=True)
-            rows.append(row)
-    record = {
-        "device": f"{processor()}, 1 thread",
-        "clock": "processor time of the process",
-        "torch": torch.__version__,
-        "batch": options.batch,
-        "rounds": options.rounds,
-        "rows": rows,
-    }
-    path = results_folder() / "benchmarks" / "octic.json"
-    write_atomically(path, lambda file: Path(file).write_text(json.dumps(record, indent=1) + "\n", "utf-8"))
+    for (side, patch), (width, heads) in product(SIZES.items(), HEADS.items()):
+        shape: dict[str, Any] = {"image_size": side, "patch_size": patch, "in_channels": 3, "width": width}
+        shape |= {"heads": heads, "depth": DEPTH, "expansion": EXPANSION}
+        models = {"octic": OcticViT(OcticViTConfig(**shape)).eval(), "plain": ViT(ViTConfig(**shape)).eval()}
+        images = torch.rand(options.batch, 3, side, side)
+        row = {
+            **shape,
+            "weights": {name: sum(p.numel() for p in model.parameters()) for name, model in models.items()},
+            "operations": {name: operations(model, images[:1]) for name, model in models.items()},
+        }
+        for task, rounds in ((forward, options.rounds), (training, max(2, options.rounds // 2))):
+            speeds = images_per_second(task, models, images, rounds)
+            ratio = float(f"{speeds['octic'] / speeds['plain']:.3g}")
+            row[task.__name__] = {"images_per_second": speeds, "ratio": ratio}
+        row["octic_forward_shares"] = shares(models["octic"], images)
+        print(json.dumps(row), flush=True)
+        rows.append(row)
+    write(record_path("octic"), {**conditions(), "batch": options.batch, "rounds": options.rounds, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -1,36 +1,22 @@
 """What symmetrizing costs: python benchmarks/symmetrized.py [--write]
 
-Processor seconds of this process (not of the clock), one thread, alternating between base and wrapper, median of
-several rounds. Efficiency is the base's time for n·B images over the wrapper's for B images of n views: 1 is perfect.
-Peak memory is that of a fresh process. --write keeps the numbers where the post-hoc chapter reads them.
+Processor seconds of one thread; base and wrappers take turns, the best of several rounds. Efficiency is the base's time
+for n·B images over the wrapper's for B images of n views: 1 is perfect. Peak memory is that of a fresh process. --write
+keeps the numbers where the post-hoc chapter reads them.
 """
 
 import argparse
-import json
 import platform
-import statistics
 import subprocess
 import sys
-import time
 from datetime import date
 
 import torch
+from rounds import alternate, record_path, write
 
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
-from e2vit_book.post_hoc.measure import COSTS
-
-
-def processor_seconds(*calls, rounds: int) -> list[float]:
-    """The median of what each call takes; the calls take turns, so that a busy machine is unkind to all alike."""
-    times = [[] for _ in calls]
-    for _ in range(rounds):
-        for seconds, call in zip(times, calls, strict=True):
-            started = time.process_time()
-            call()
-            seconds.append(time.process_time() - started)
-    return [statistics.median(seconds) for seconds in times]
 
 
 @torch.inference_mode()
@@ -40,12 +26,9 @@ def measure(group, interpolation, config: ViTConfig, count: int, rounds: int) ->
     images = torch.rand(count, config.in_channels, config.image_size, config.image_size)
     many = torch.rand(count * group.order, *images.shape[1:])
     models = {name: Symmetrized(base, group, name, interpolation=interpolation).eval() for name in AGGREGATES}
-    calls = [lambda: base(many), *(lambda model=model: model(images) for model in models.values())]
-    for call in calls:
-        call()
-    base_seconds, *seconds = processor_seconds(*calls, rounds=rounds)
-    milliseconds = {name: 1000 * s / count for name, s in zip(models, seconds, strict=True)}
-    return {"base": 1000 * base_seconds / len(many), **milliseconds}
+    calls = {name: lambda model=model: model(images) for name, model in models.items()}
+    seconds = alternate({"base": lambda: base(many), **calls}, rounds)
+    return {name: 1000 * s / (len(many) if name == "base" else count) for name, s in seconds.items()}
 
 
 def peak_megabytes(chunk: int | None) -> float | None:
@@ -101,8 +84,7 @@ def main() -> None:
         result["peak_megabytes"][str(chunk)] = peak = peak_megabytes(chunk)
         print(f"chunk {chunk}: {peak and round(peak)} MB above the start")
     if options.write:
-        COSTS.parent.mkdir(parents=True, exist_ok=True)
-        COSTS.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write(record_path("symmetrized"), result)
 
 
 if __name__ == "__main__":

@@ -1,14 +1,12 @@
 """What each model of the headline costs and keeps: images per second, attention scores, change under a quarter turn.
 
     python benchmarks/throughput.py [--write] [--batch 8] [--rounds 7]
-    python benchmarks/throughput.py --refresh      # after new records: their change alone, the rest stays
+    python benchmarks/throughput.py --refresh      # after new records: their change; all, when a row is new
 
 All models in one process, turn by turn, forward in float32 on the same images; experiments that share a model share its
-numbers. On a CPU with one thread the clock is the processor time of the process, which other work on the machine
-disturbs least; on a GPU it is the wall clock. The best round counts. The change is that of the logits,
-max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded digits, in float64: once with the weights of the
-first record, where there is one, and once with every weight redrawn, since weights that start at zero hide a broken
-symmetry.
+numbers. The change is that of the logits, max |f(gx) − f(x)| / max |f(x)| over quarter turns g and 32 embedded digits,
+in float64: once with the weights of the first record, where there is one, and once with every weight redrawn, since
+weights that start at zero hide a broken symmetry.
 --write keeps the numbers in data/results/benchmarks/throughput.json.
 """
 
@@ -20,59 +18,25 @@ os.environ.setdefault("NUMBA_NUM_THREADS", "1")  # read when numba is imported
 import argparse
 import json
 import sys
-import time
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from rounds import conditions, forward, images_per_second, record_path, write
 from torch import nn
 
 from e2vit.actions import invariance_error
 from e2vit.data import as_float, embedded
 from e2vit.experiments import RecordError, read_record, run, seeds_present
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.records import plain, processor, results_folder
+from e2vit.experiments.configuration import plain
 from e2vit.groups import cyclic
-from e2vit.training.loop import write_atomically
+from e2vit.testing import randomized
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "book" / "tools"))
 from shown import ROWS  # noqa: E402
-
-
-def images_per_second(models: dict[str, nn.Module], batch: int, rounds: int, device: str) -> dict[str, float]:
-    """The best of several rounds, in each of which every model has its turn."""
-    images = torch.rand(batch, 1, 28, 28, device=device)
-    best = dict.fromkeys(models, float("inf"))
-    for number in range(rounds + 1):
-        for name, model in models.items():
-            if device == "cuda":
-                torch.cuda.synchronize()
-            started = clock(device)
-            with torch.inference_mode():
-                model(images)
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if number:  # the first round warms up
-                best[name] = min(best[name], clock(device) - started)
-    return {name: batch / seconds for name, seconds in best.items()}
-
-
-def clock(device: str) -> float:
-    return time.perf_counter() if device == "cuda" or torch.get_num_threads() > 1 else time.process_time()
-
-
-def redrawn(model: nn.Module) -> nn.Module:
-    """The model with every parameter and running statistic drawn anew."""
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.5)
-        for name, buffer in model.named_buffers():
-            if name.endswith("running_var"):
-                buffer.copy_(torch.rand(buffer.shape, generator=generator) + 0.5)
-    return model
 
 
 def change(model: nn.Module) -> float:
@@ -86,7 +50,7 @@ def counted(model: nn.Module, config: Any) -> dict[str, Any]:
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "attention_scores": config.attention_scores,
-        "change_redrawn": change(redrawn(model)),
+        "change_redrawn": change(randomized(model)),
     }
 
 
@@ -110,9 +74,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
-    path = results_folder() / "benchmarks" / "throughput.json"
-    if options.refresh:
-        record = json.loads(path.read_text(encoding="utf-8"))
+    path = record_path("throughput")
+    record = json.loads(path.read_text(encoding="utf-8")) if options.refresh else {"models": {}}
+    if ROWS.keys() <= record["models"].keys():
         record["models"] = {name: entry for name, entry in record["models"].items() if name in ROWS}
         for name, entry in record["models"].items():
             fresh = {key: value for key, value in entry.items() if key not in ("change_trained", "weights")}
@@ -122,8 +86,7 @@ def main() -> None:
     for name, entry in record["models"].items():
         print(name, json.dumps(entry))
     if options.write or options.refresh:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda file: Path(file).write_text(json.dumps(record, indent=1) + "\n", "utf-8"))
+        write(path, record)
 
 
 def measured(batch: int, rounds: int) -> dict[str, Any]:
@@ -132,24 +95,19 @@ def measured(batch: int, rounds: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     names = {name: json.dumps(plain(EXPERIMENTS[name].model), sort_keys=True) for name in ROWS}
     first = {key: name for name, key in reversed(names.items())}  # configuration → the experiment that stands for it
-    models = {key: build(EXPERIMENTS[name], 0).to(device).eval() for key, name in first.items()}
-    speeds = images_per_second(models, batch, rounds, device)
+    models = {key: build(EXPERIMENTS[name], 0).to(device) for key, name in first.items()}
+    speeds = images_per_second(forward, models, torch.rand(batch, 1, 28, 28, device=device), rounds)
     shared = {
-        key: {
-            "images_per_second": float(f"{speeds[key]:.3g}"),
-            **counted(model.cpu(), EXPERIMENTS[first[key]].model),
-        }
+        key: {"images_per_second": speeds[key], **counted(model.cpu(), EXPERIMENTS[first[key]].model)}
         for key, model in models.items()
     }
     return {
         "what": "forward images per second in float32, all models turn by turn; attention scores of one image; change "
         "of the logits under quarter turns, float64",
         "date": date.today().isoformat(),
-        "device": torch.cuda.get_device_name() if device == "cuda" else f"{processor()}, 1 thread",
-        "clock": "wall" if device == "cuda" else "processor time of the process",
+        **conditions(),
         "batch": batch,
         "rounds": rounds,
-        "torch": torch.__version__,
         "models": {name: {**shared[key], **trained(name, {})} for name, key in names.items()},
     }
 

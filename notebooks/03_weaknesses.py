@@ -37,6 +37,7 @@ from e2vit.experiments import EXPERIMENTS, default_mode, records
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.metrics import accuracy, predict
 from e2vit.models import GCNNConfig, GroupAttentionNetConfig
+from e2vit_book import results
 from e2vit_book.exercise import Exercise
 from e2vit_book.tables import table
 from e2vit_book.weaknesses import fault_figures, faults, figures, ladder
@@ -51,7 +52,7 @@ mode = default_mode()  # "quick" | "report" | "train"
 quick = mode == "quick"
 digits = embedded("rotmnist") if quick else load("rotmnist")
 upright_digits = (embedded if quick else load)("rotmnist_upright").validation
-runs = weaknesses.trained(weaknesses.NETWORKS, mode)
+runs = results.trained(weaknesses.NETWORKS, mode)
 counts = {
     label: (10 if quick else 100)
     if isinstance(run.model.config, GroupAttentionNetConfig)
@@ -81,7 +82,7 @@ worst_change = max(change[label]["quarter turns"].max() for label in equivariant
 worst_flips = max(flips[label]["quarter turns"][0] for label in equivariant)
 between = {label: of["30°, 45°, 60°"][0] for label, of in flips.items()}
 
-upright_run = weaknesses.trained({"ViT": ("rotmnist_upright/vit",)}, mode)["ViT"]
+upright_run = results.trained({"ViT": ("rotmnist_upright/vit",)}, mode)["ViT"]
 reading = {}
 for name, split in (("upright digits", upright_digits), ("turned digits", digits.test)):
     images, labels = (
@@ -94,7 +95,7 @@ for name, split in (("upright digits", upright_digits), ("turned digits", digits
 
 # %% tags=["hide-input"]
 # What records of finished runs hold: sections 2, 3, 4 and 7.
-shares = weaknesses.finished(
+shares = results.found(
     mode,
     [
         f"fraction/{network}-{percent}"
@@ -117,7 +118,7 @@ below = reported - 100 * z2cnn["summary"].mean
 seeds = sorted({row["summary"].seeds for row in rows})
 
 released = GroupAttentionNetConfig(index=gevit_index)
-benchmark = weaknesses.benchmark("attention")
+benchmark = results.benchmark("attention")
 network = [
     row
     for row in benchmark["measurements"]
@@ -132,7 +133,7 @@ faster = [
     if row["mode"] == "forward"
 ]
 
-watched = weaknesses.finished(
+watched = results.found(
     mode, ("selection/z2cnn", "selection/p4cnn"), setting="selection"
 )
 optimism = weaknesses.selection(watched)
@@ -143,7 +144,7 @@ test_images = 50_000  # of rotMNIST
 share_right = (gevit_reported["accuracy"] + gsa_reported["accuracy"]) / 200
 noise = 100 * (2 * share_right * (1 - share_right) / test_images) ** 0.5
 
-attention = weaknesses.finished(
+attention = results.found(
     mode, [f"attention/{name}" for name in weaknesses.ATTENTION], setting="attention"
 )
 of_attention = {
@@ -151,8 +152,9 @@ of_attention = {
     for experiment, of_one in records.by_experiment(attention).items()
 }
 no_group = of_attention.get("attention without a group")
+spread = records.seed_spread(of_attention.values())
 against_plain = {
-    label: weaknesses.difference(no_group, of_one)
+    label: records.difference(no_group, of_one, spread)
     for label, of_one in of_attention.items()
     if no_group and of_one is not no_group
 }
@@ -484,7 +486,7 @@ table(
 # Global attention compares all pixels with all, so $n^4$.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-growth", "caption": "Measured time of one group attention layer against the order of the group (14×14 pixels) and against the side of the map (C4). Lines: power laws fitted to the five largest sizes. From the record of a benchmark."}, "image": {"alt": "Two log-log panels with straight rising lines. On the left the formula and the kernel, on the right those and global attention, which rises more steeply."}}
-grown = weaknesses.benchmark("growth")["measurements"]
+grown = results.benchmark("growth")["measurements"]
 called = {
     "naive": "window, formula",
     "numba": "window, kernel",
@@ -703,7 +705,7 @@ assert layer > 0.1 and mended < 1e-10
 fault_figures.index_errors(broken)
 # %% tags=["hide-input"]
 public = weaknesses.elsewhere("GE-ViT over D4")
-group_networks = runs | weaknesses.trained(weaknesses.OVER_D4, mode)
+group_networks = runs | results.trained(weaknesses.OVER_D4, mode)
 trained_errors = {
     label: invariance_error(
         run.model, as_float(digits.test.images[:8]), run.model.config.group
@@ -810,9 +812,9 @@ Markdown(
         + (
             f"over {have[label]} seeds"
             if each.kind == "seeds"
-            else "for these seeds: the interval counts images only"
+            else "for these seeds: the interval counts the images and the spread of the seeds there are"
         )
-        + f"; a true difference of {each.detectable:.2f} points would have been "
+        + f"; a true difference of {100 * each.detectable:.2f} points would have been "
         "shown with a probability of 80 %."
         for label, each in against_plain.items()
     )
@@ -828,7 +830,7 @@ Markdown(
 # The recipe was chosen once, for the network without a group, in trials of 4 epochs, on validation images.
 
 # %% tags=["hide-input"]
-trials = weaknesses.finished(
+trials = results.found(
     mode, ("attention_recipe/rate-1e-2",), setting="attention_recipe"
 )
 trial_of = {
@@ -859,9 +861,7 @@ table(
 # positions here and differs from the others in more than its table.
 
 # %% tags=["hide-input"]
-starts = weaknesses.finished(
-    mode, ("rotmnist/gsa-c4-tenth",), fraction=0.1, setting=None
-)
+starts = results.found(mode, ("rotmnist/gsa-c4-tenth",), fraction=0.1, setting=None)
 table(
     [
         {

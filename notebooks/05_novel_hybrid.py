@@ -25,13 +25,14 @@ import copy
 
 import torch
 from e2vit.data import as_float, embedded, load
-from e2vit.experiments import default_mode, find, records
+from e2vit.experiments import default_mode, find, records, run
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import LiftingConv
 from e2vit.layers.filters import turned_basis
 from e2vit.metrics import predict
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.testing import randomized
+from e2vit_book import results
 from e2vit_book.drawing import drawing
 from e2vit_book.exercise import Exercise
 from e2vit_book.hybrid import figures, measure
@@ -40,7 +41,6 @@ from e2vit_book.hybrid.turning import (
     turning_error,
     with_nearest_filters,
 )
-from e2vit_book.weaknesses.measure import benchmark
 from einops import einsum, rearrange
 from IPython.display import Markdown, display
 
@@ -48,16 +48,16 @@ from IPython.display import Markdown, display
 mode = default_mode()  # "quick" | "report" | "train"
 
 # %% tags=["hide-input"]
-final = measure.found(
-    "rotmnist/", mode, quick=("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn")
+final = records.by_experiment(
+    results.found(mode, ("rotmnist/hybrid-c4", "rotmnist/gcnn-p4cnn"), "rotmnist/")
 )
-attention = measure.found("attention/", mode)
+attention = records.by_experiment(results.found(mode, prefix="attention/"))
 whole = {
     experiment.network: records.summarize(of_experiment)
     for experiment, of_experiment in final.items()
     if experiment.fraction == 1 and not experiment.name.endswith("unaugmented")
 }
-speeds = benchmark("hybrid")["gevit"]
+speeds = results.benchmark("hybrid")["gevit"]
 display(
     Markdown(
         "On rotated MNIST, test accuracy with 95 % intervals: hybrid "
@@ -214,9 +214,8 @@ display(Markdown(sentence))
 # control is the same architecture with one change: a learned vector for each absolute place is added to the tokens.
 
 # %%
-has_record, trained = measure.first_available(
-    ("rotmnist/hybrid-c4", "ablation/hybrid-c4", "digits/hybrid-c4"), mode
-)
+finished = results.first(("rotmnist/hybrid-c4", "ablation/hybrid-c4"), mode)
+trained = finished or run("rotmnist/hybrid-c4", "quick")
 rebuilt = "embedded" not in trained.record["data"]["origin"]
 digits = load("rotmnist") if rebuilt else embedded("rotmnist")
 model = copy.deepcopy(trained.model).double()
@@ -239,7 +238,11 @@ worst = max(
         mirrors.double().eval(), sample, dihedral(4), range(1, 8)
     ).values()
 )
-weights = "trained weights" if has_record else "weights after a moment of training"
+weights = (
+    "trained weights"
+    if finished and mode != "quick"
+    else "weights after a moment of training"
+)
 display(
     Markdown(
         f"The largest error of the hybrid is {max(errors['hybrid'].values()):.0e} ({weights}). "
@@ -256,8 +259,8 @@ figures.cost(measure.points(final | attention))
 # %% tags=["hide-input"]
 upright = {
     measure.family(experiment): records.summarize(of_experiment)
-    for experiment, of_experiment in measure.found(
-        "rotmnist_upright/", mode, quick=("rotmnist_upright/hybrid-c4",)
+    for experiment, of_experiment in records.by_experiment(
+        results.found(mode, ("rotmnist_upright/hybrid-c4",), "rotmnist_upright/")
     ).items()
 }
 sentence = "What if training never shows a turned digit? Trained on upright digits alone and tested on turned ones, "
@@ -276,8 +279,8 @@ display(
 # ## What each part does
 #
 # Each ablation changes one part of the hybrid, and all are trained alike. How large must a difference be before we may
-# believe it? Two things vary: the test images and the seed. Outside the gray band lie differences that a comparison of
-# this size would find in at least four cases out of five.
+# believe it? Two things vary: the test images and the seed. An interval that holds zero shows no difference. A true
+# difference outside the gray band would have been shown in at least four cases out of five.
 
 # %% tags=["hide-input"]
 parts = {
@@ -292,46 +295,45 @@ parts = {
     "readout-mean": "mean over poses only",
 }
 ablations = {
-    experiment.network: records.summarize(of_experiment)
-    for experiment, of_experiment in measure.found(
-        "ablation/", mode, quick=("ablation/hybrid-c4", "ablation/stem-alone")
+    experiment.network: of_experiment
+    for experiment, of_experiment in records.by_experiment(
+        results.found(mode, ("ablation/hybrid-c4", "ablation/stem-alone"), "ablation/")
     ).items()
 }
 reference = ablations["hybrid-c4"]
-reference_run = find("ablation/hybrid-c4")
-spread, freedom = measure.seed_spread(final)
-smallest = measure.detectable(reference, spread)
-there = [name for name in parts if name in ablations]
+spread, freedom = records.seed_spread((final | attention).values())
+gaps = {
+    words: records.difference(reference, ablations[name], (spread, freedom))
+    for name, words in parts.items()
+    if name in ablations
+}
+smallest = max(each.detectable for each in gaps.values())
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals over the test images; rotated MNIST rebuilt from MNIST. Open dots lie inside the gray band: the difference is not shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has wider layers, so that it has about as many parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
-figures.differences(
-    [parts[name] for name in there],
-    [ablations[name] for name in there],
-    reference,
-    smallest,
-)
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-ablations", "caption": "Test accuracy of each ablation minus that of the hybrid, in points, with 95 % intervals; rotated MNIST rebuilt from MNIST. With fewer than three seeds they come from the test images and the spread of seeds seen in the final runs. Open dots: the interval holds zero, so no difference is shown. Two ablations change more than one thing: attention across poses has no layers that mix the poses, and the network with one pose has wider layers, so that it has about as many parameters."}, "image": {"alt": "A dot plot with one row for each ablation. One pose only and no transformer blocks lie far left of zero; convolutions for the blocks, absolute and rotary positions lie within the gray band around zero."}}
+figures.differences(gaps, smallest)
 # %% tags=["hide-input"]
-epochs = reference_run.training.epochs
-seeds = {summary.seeds for summary in ablations.values()}
+epochs = find("ablation/hybrid-c4").training.epochs
+seeds = {len(of_experiment) for of_experiment in ablations.values()}
 counts = "one seed" if seeds == {1} else f"{min(seeds)} to {max(seeds)} seeds"
-gap = {name: 100 * (ablations[name].mean - reference.mean) for name in there}
-shown = [name for name in there if abs(gap[name]) > 100 * smallest]
+said = {
+    shown: ", ".join(
+        f"{name} ({100 * gap.mean:+.2f})"
+        for name, gap in gaps.items()
+        if gap.shown == shown
+    )
+    for shown in (True, False)
+}
+reached = records.summarize(reference)
 display(
     Markdown(
-        f"After {epochs} epochs the hybrid classifies {reference} of {reference.images:,} test images correctly "
+        f"After {epochs} epochs the hybrid classifies {reached} of {reached.images:,} test images correctly "
         f"({counts} for each network). Differences below {100 * smallest:.2f} points could not be shown reliably"
         + (
             f"; seeds differ by a standard deviation of {100 * spread:.2f} points, an estimate with {freedom} degrees of freedom. "
-            if freedom
+            if spread
             else "; the spread between seeds is not known here. "
         )
-        + "Shown: "
-        + ", ".join(f"{parts[name]} ({gap[name]:+.2f})" for name in shown)
-        + ". Not shown: "
-        + ", ".join(
-            f"{parts[name]} ({gap[name]:+.2f})" for name in there if name not in shown
-        )
-        + "."
+        + f"Shown: {said[True] or 'nothing'}. Not shown: {said[False] or 'nothing'}."
     )
 )
 

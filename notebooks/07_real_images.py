@@ -21,14 +21,17 @@
 # answers the question in two sentences, computed from the records.
 
 # %% tags=["hide-input"]
+import numpy as np
 import torch
 from e2vit.actions import act
 from e2vit.data import as_float
 from e2vit.experiments import default_mode
 from e2vit.groups import dihedral
+from e2vit.metrics import accuracy_by_angle
+from e2vit_book import results
 from e2vit_book.real import figures, measure
+from e2vit_book.recap import figures as recap
 from e2vit_book.tables import table
-from e2vit_book.weaknesses.measure import benchmark
 from IPython.display import Markdown, display
 
 # %% tags=["parameters", "hide-input"]
@@ -112,7 +115,7 @@ table(
             "against plain, forward": f"{row['forward']['ratio']:.2g} times",
             "training": f"{row['training']['ratio']:.2g} times",
         }
-        for row in benchmark("octic")["rows"]
+        for row in results.benchmark("octic")["rows"]
     ]
 )
 
@@ -128,10 +131,13 @@ table(
 # %% tags=["hide-input"]
 models, galaxies = measure.trained_on_drawn(mode)
 degrees = torch.arange(0, 361, 45 if mode == "quick" else 15)
-accuracies = measure.accuracy_by_angle(models, galaxies, degrees)
+accuracies = {
+    name: np.array(accuracy_by_angle(model, galaxies, degrees.tolist()))
+    for name, model in models.items()
+}
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-angle", "caption": "Accuracy on 60 drawn galaxies at every angle; training showed angles within 15 degrees of 0 only. The four networks with D4 built in, or averaged over, are as good at 90 degrees as at 0; CNN and ViT are not. Between quarter turns every network has to generalize. Trained and computed in the cells above."}, "image": {"alt": "Line chart over 0 to 360 degrees. Four lines have a period of 90 degrees and return to their first value, two fall around 90 and 270 degrees."}}
-figures.accuracy_by_angle(degrees, accuracies)
+recap.accuracy_by_angle(degrees.numpy(), accuracies, chance=0.5)
 
 # %% tags=["hide-input"]
 table(measure.turned(models, galaxies))

@@ -12,6 +12,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 import torch
+from einops import rearrange
 
 from e2vit.groups import FiniteGroup, from_matrices
 
@@ -49,6 +50,16 @@ def conjugated(group: FiniteGroup, degrees: float) -> FiniteGroup:
     angle = torch.tensor(degrees, dtype=torch.float64).deg2rad()
     turn = torch.stack([torch.stack([angle.cos(), -angle.sin()]), torch.stack([angle.sin(), angle.cos()])])
     return from_matrices(f"{group} turned by {degrees:g}", turn @ group.matrices @ turn.T)
+
+
+def on_maps(layer, side: int):
+    """A layer on tokens (batch, pose, token, d) as a layer on lifted maps."""
+
+    def f(x):
+        tokens = rearrange(x, "batch d pose row column -> batch pose (row column) d")
+        return rearrange(layer(tokens), "batch pose (row column) d -> batch d pose row column", row=side)
+
+    return f
 
 
 def pytest_configure(config):

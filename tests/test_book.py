@@ -12,7 +12,6 @@ import subprocess
 import sys
 import urllib.parse
 from pathlib import Path
-from types import SimpleNamespace
 
 import execute
 import pytest
@@ -184,20 +183,6 @@ def test_a_notebook_that_was_not_executed_stops_the_build(small_book, tmp_path):
     assert done.returncode != 0
     assert "notebooks/01_small: its source or a record changed" in done.stderr + done.stdout
     assert execute.MEND in done.stderr + done.stdout
-
-
-def test_the_extension_names_the_command_that_mends(small_book):
-    import provenance
-
-    app = SimpleNamespace(srcdir=str(small_book))
-    assert provenance.stop_when_stale(app) is None
-    stray = small_book / "notebooks" / "02_new.py"
-    stray.write_text("# %%\n1\n")
-    try:
-        with pytest.raises(SystemExit, match="02_new: it was never executed\n.*make book"):
-            provenance.stop_when_stale(SimpleNamespace(srcdir=str(small_book)))
-    finally:
-        stray.unlink()
 
 
 @pytest.mark.parametrize("refuse", [False, True])

@@ -2,7 +2,7 @@
 
 import json
 
-from e2vit.experiments import EXPERIMENTS, records
+from e2vit.experiments import EXPERIMENTS, configuration
 
 
 def test_every_entry_has_its_name_its_network_and_a_sentence():
@@ -39,7 +39,7 @@ def test_four_attention_networks_share_all_but_group_and_index():
     entries = [entry for entry in EXPERIMENTS.values() if entry.setting == "attention"]
     assert [entry.network for entry in entries] == ["plain", "cayley", "gevit", "gsa"]
     assert len({entry.training for entry in entries}) == 1
-    configurations = [records.plain(entry.model) for entry in entries]
+    configurations = [configuration.plain(entry.model) for entry in entries]
     differing = {k for c in configurations for k, v in c.items() if v != configurations[0][k]}
     assert differing == {"group", "index"}
 
@@ -56,6 +56,6 @@ def test_only_the_study_of_test_selection_watches_the_test_split():
 def test_configurations_are_plain_json_and_no_two_entries_are_the_same_run():
     hashes = {}
     for name, entry in EXPERIMENTS.items():
-        json.dumps(records.configuration(entry))
-        hashes.setdefault(records.configuration_hash(entry), []).append(name)
+        json.dumps(configuration.configuration(entry))
+        hashes.setdefault(configuration.configuration_hash(entry), []).append(name)
     assert [names for names in hashes.values() if len(names) > 1] == []

@@ -14,7 +14,18 @@ import torch
 from conftest import ROOT
 from e2vit import experiments
 from e2vit.data import embedded
-from e2vit.experiments import EXPERIMENTS, RecordError, build, find, read_record, record_of, records, run, status
+from e2vit.experiments import (
+    EXPERIMENTS,
+    RecordError,
+    build,
+    configuration,
+    find,
+    read_record,
+    record_of,
+    records,
+    run,
+    status,
+)
 from e2vit.metrics import predict
 
 NAME = "digits/vit"
@@ -86,18 +97,18 @@ def test_a_setting_that_came_later_was_renamed_or_removed_leaves_old_records_val
     older["training"] |= {"trainable": "", "label_smoothing": 0.0}
     if "in_channels" in older["model"]:
         older["model"]["channels"] = older["model"].pop("in_channels")
-    assert records.changed(older, EXPERIMENTS[NAME], records.DECISIVE) == []
+    assert configuration.changed(older, EXPERIMENTS[NAME], configuration.DECISIVE) == []
     older["model"]["forgotten"] = 1
     older["training"] |= {"learning_rate": 5.0, "trainable": "head"}
-    names = records.changed(older, EXPERIMENTS[NAME], records.DECISIVE)
+    names = configuration.changed(older, EXPERIMENTS[NAME], configuration.DECISIVE)
     assert names == ["model.forgotten", "training.trainable", "training.learning_rate"]
 
 
-@pytest.mark.parametrize("renamed", records.RENAMED.items())
+@pytest.mark.parametrize("renamed", configuration.RENAMED.items())
 def test_a_renamed_field_is_read_under_its_new_name(renamed):
     old, new = renamed
     now = dataclasses.make_dataclass("Config", [(new, int, 1)], frozen=True)
-    assert records.changed({old: 3}, now(3)) == [] and records.changed({old: 3}, now(1)) == [new]
+    assert configuration.changed({old: 3}, now(3)) == [] and configuration.changed({old: 3}, now(1)) == [new]
 
 
 def test_a_checkpoint_that_is_not_its_records_is_refused(spoiled):

@@ -7,8 +7,8 @@ import pytest
 import torch
 from einops import rearrange
 
+from conftest import on_maps
 from e2vit.actions import equivariance_error, exact_elements, invariance_error
-from e2vit.experiments import EXPERIMENTS
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import pool_elements
 from e2vit.layers.pose import GroupLinear, PoseAttention, PoseBlock
@@ -16,7 +16,7 @@ from e2vit.layers.position import PoseRotary, RelativeBias
 from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.models.pooled_hybrid import PooledHybrid, PooledHybridConfig
 from e2vit.testing import randomized
-from e2vit_book.hybrid.measure import multiply_adds, stage_errors
+from e2vit_book.hybrid.measure import stage_errors
 
 SMALL = HybridViTConfig(image_size=12, in_channels=2, classes=5, stem=(2, 3), kernel=3, width=6, heads=3, depth=2)
 VARIANTS = {
@@ -33,16 +33,6 @@ VARIANTS = {
 
 def images(side: int = 12) -> torch.Tensor:
     return torch.randn(3, 2, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-
-
-def on_maps(layer, side: int):
-    """A layer on tokens (batch, pose, token, d) as a layer on lifted maps."""
-
-    def f(x):
-        tokens = rearrange(x, "batch d pose row column -> batch pose (row column) d")
-        return rearrange(layer(tokens), "batch pose (row column) d -> batch d pose row column", row=side)
-
-    return f
 
 
 def lifted(group, d: int, side: int) -> torch.Tensor:
@@ -186,10 +176,6 @@ def test_the_earlier_hybrids_are_invariant_too(group, changes):
     front = replace(SMALL, group=group, **changes)
     model = randomized(PooledHybrid(PooledHybridConfig(front, channels=8, heads=2, layers=1, window=3)))
     assert invariance_error(model, images(), group) < 1e-10
-
-
-def test_the_cost_of_the_earlier_hybrids_can_be_counted():
-    assert multiply_adds(EXPERIMENTS["rotmnist/pooled-patches"]) > 1e6
 
 
 def test_the_earlier_hybrids_lose_the_relative_pose():

@@ -2,8 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
+from scipy import stats
 from torch import nn
 
 from e2vit import metrics
@@ -75,3 +77,35 @@ def test_predict_leaves_the_model_as_it_was():
     images = torch.randint(256, (5, 1, 4, 4), dtype=torch.uint8)
     first, second = (metrics.predict(model, images, batch_size=2) for _ in range(2))
     assert torch.equal(first, second) and model.training and first.shape == (5, 3)
+
+
+def test_a_difference_over_seeds_covers_as_often_as_it_says_and_its_power_is_what_it_says():
+    draws = np.random.default_rng(1).normal(0.9, 0.01, (2_000, 2, 4)).tolist()
+    found = [metrics.difference(*sides, images=100) for sides in draws]
+    assert all(each.kind == "seeds" and each.runs == 4 for each in found)
+    assert 0.93 < np.mean([not each.shown for each in found]) < 0.97
+    true = 0.01 * 0.5**0.5 * (1.96 + 0.84)  # detectable, were the spread known
+    shifted = [metrics.difference(first, [x + true for x in second], images=100) for first, second in draws]
+    assert 0.55 < np.mean([each.low > 0 for each in shifted]) < 0.8 and np.mean([d.detectable for d in found]) > true
+
+
+def test_a_difference_of_single_runs_counts_their_images_and_the_spread_of_seeds_known_from_others():
+    few, many = (metrics.difference([0.9], [0.92], images=images) for images in (100, 10_000))
+    assert few.kind == many.kind == "images" and few.mean == pytest.approx(0.02)
+    assert not few.shown and many.shown and few.detectable == pytest.approx(10 * many.detectable)
+    error = math.sqrt((0.9 * 0.1 + 0.92 * 0.08) / 10_000)
+    assert many.high - many.mean == pytest.approx(1.96 * error, rel=1e-3)
+    assert many.detectable == pytest.approx((1.96 + 0.8416) * error, rel=1e-3)
+    assert str(many) == "+2.00 points [+1.21, +2.79]"
+    draws = np.random.default_rng(2).normal(0.9, 0.03, (2_000, 2, 1)).tolist()
+    assert 0.93 < np.mean([not metrics.difference(*d, 10_000, (0.03, 10_000)).shown for d in draws]) < 0.98
+    loose, close = (metrics.difference([0.9], [0.92], 10_000, (0.03, freedom)) for freedom in (2, 20))
+    assert loose.detectable > close.detectable > many.detectable  # a spread from few seeds is known less well
+
+
+def test_paired_differences_have_students_interval():
+    differences = [0.02, 0.05, -0.01, 0.04, 0.03]
+    found = metrics.paired_difference(differences)
+    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
+    assert found.mean == pytest.approx(0.026) and (found.low, found.high) == pytest.approx((low, high))
+    assert found.detectable > found.mean - found.low, "to be shown with 80 % takes more than the half-width"

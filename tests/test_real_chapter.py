@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from scipy import stats
 
 from e2vit.actions import act
 from e2vit.data import as_float
@@ -10,30 +9,23 @@ from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.real import CHOSEN
 from e2vit.groups import dihedral
+from e2vit.metrics import Difference
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
 from e2vit_book.real import figures, measure
 
 SHAPE = {"image_size": 64, "in_channels": 1, "classes": 2}
 
 
-def test_paired_differences_have_students_interval():
-    differences = [0.02, 0.05, -0.01, 0.04, 0.03]
-    found = measure.paired(differences)
-    low, high = stats.ttest_1samp(differences, 0).confidence_interval(0.95)
-    assert found.mean == pytest.approx(0.026) and (found.low, found.high) == pytest.approx((low, high))
-    assert found.detectable > found.mean - found.low, "to be shown with 80 % takes more than the half-width"
-
-
 def test_the_verdict_says_what_the_interval_allows(monkeypatch):
     known = {
-        ("mirabest", 0.1): measure.Difference(0.08, 0.03, 0.13, 5, 0.06),
-        ("rsscn7", 0.1): measure.Difference(-0.08, -0.13, -0.03, 5, 0.06),
-        ("mirabest", 1.0): measure.Difference(0.01, -0.02, 0.04, 5, 0.04),
+        ("mirabest", 0.1): Difference(0.08, 0.03, 0.13, 0.06, 5, "pairs"),
+        ("rsscn7", 0.1): Difference(-0.08, -0.13, -0.03, 0.06, 5, "pairs"),
+        ("mirabest", 1.0): Difference(0.01, -0.02, 0.04, 0.04, 5, "pairs"),
     }
     monkeypatch.setattr(measure, "difference", lambda data, share, *a: known.get((data, share)))
     first, second = measure.verdict().split(". With all")
-    assert "on galaxies the hybrid over D4 is better than the plain ViT by +8.0 [+3.0, +13.0] points" in first
-    assert "on land the hybrid over D4 is worse than the plain ViT: -8.0 [-13.0, -3.0] points" in first
+    assert "on galaxies the hybrid over D4 is better than the plain ViT by +8.00 points [+3.00, +13.00]" in first
+    assert "on land the hybrid over D4 is worse than the plain ViT: -8.00 points [-13.00, -3.00]" in first
     assert "on galaxies no difference between" in second and "show a difference of 4.0 points" in second
     assert "for land there are not enough records yet" in second
 
@@ -46,7 +38,7 @@ def test_pairs_are_matched_by_fold(monkeypatch):
 
     monkeypatch.setattr(measure, "_runs", runs)
     found = measure.difference("mirabest", 1.0)
-    assert found.folds == 3 and found.mean == pytest.approx(0.1) and found.high - found.low < 1e-9
+    assert found.runs == 3 and found.mean == pytest.approx(0.1) and found.high - found.low < 1e-9
     accuracies["vit"].pop(0)
     assert measure.difference("mirabest", 1.0) is None
 
@@ -80,7 +72,7 @@ def test_figures_are_drawn_with_and_without_records():
     panels = figures.by_share({"galaxies": {"hybrid": {0.1: summary, 1.0: summary}}, "land": {}})
     assert panels.axes[0].get_ylabel() == "test accuracy (%)"
     assert figures.paired_differences({"a": None}).axes
-    rows = figures.paired_differences({"a": measure.Difference(0.1, 0.05, 0.15, 5, 0.07), "b": None})
+    rows = figures.paired_differences({"a": Difference(0.1, 0.05, 0.15, 0.07, 5, "pairs"), "b": None})
     assert [label.get_text() for label in rows.axes[0].get_yticklabels()] == ["a"]
 
 

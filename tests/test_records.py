@@ -37,6 +37,25 @@ def test_a_summary_is_students_interval_from_three_seeds_on_and_wilsons_below():
         records.summarize([])
 
 
+def test_the_interval_of_a_rate_ends_at_0_and_1():
+    near = [{"test": {"accuracy": x, "calibration_error": 1 - x, "count": 158}} for x in (0.999, 0.97, 0.999)]
+    accuracy, error = records.summarize(near), records.summarize(near, "calibration_error")
+    assert accuracy.low < accuracy.mean < accuracy.high == 1.0 and error.low == 0.0 < error.mean < error.high
+    likelihoods = [{"test": {"negative_log_likelihood": x, "count": 158}} for x in (0.1, 1.9, 2.5)]
+    assert records.summarize(likelihoods, "negative_log_likelihood").high > 1
+
+
+def test_the_spread_of_seeds_is_pooled_and_enters_a_difference_of_single_runs():
+    def runs(*accuracies):
+        return [{"test": {"accuracy": x, "count": 10_000}} for x in accuracies]
+
+    spread = records.seed_spread([runs(0.9, 0.92), runs(0.5, 0.52, 0.54), runs(0.7)])
+    assert spread == (pytest.approx(math.sqrt((2 * 0.01**2 + 2 * 0.02**2) / 3)), 3)
+    assert records.seed_spread([runs(0.7)]) == (0.0, 1)
+    alone, among = records.difference(runs(0.9), runs(0.92)), records.difference(runs(0.9), runs(0.92), spread)
+    assert alone.shown and not among.shown and among.mean == alone.mean == pytest.approx(0.02)
+
+
 def test_records_are_grouped_by_their_experiment():
     found = records.find(setting="ablation")
     groups = records.by_experiment(found)

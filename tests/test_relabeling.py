@@ -2,11 +2,10 @@
 
 import pytest
 import torch
-from einops import rearrange
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from conftest import conjugated, relabeled
+from conftest import conjugated, on_maps, relabeled
 from e2vit.actions import _resample, act, equivariance_error, exact_elements, invariance_error, moves_pixels_exactly
 from e2vit.groups import FiniteGroup, cyclic, dihedral, from_matrices
 from e2vit.layers import GroupConv, GroupSelfAttention, LiftingConv, LocalGroupSelfAttention
@@ -28,16 +27,6 @@ GROUPS = st.builds(
     st.sampled_from([0.0, 10.0, 22.5, 45.0, 90.0]),
     st.integers(0, 999),
 )
-
-
-def on_maps(layer, side: int):
-    """A layer on tokens (batch, pose, token, d) as a layer on lifted maps."""
-
-    def f(x):
-        tokens = rearrange(x, "batch d pose row column -> batch pose (row column) d")
-        return rearrange(layer(tokens), "batch pose (row column) d -> batch d pose row column", row=side)
-
-    return f
 
 
 LAYERS = {  # name → (group, side) → a layer from 4 channels, and whether it lifts

@@ -14,7 +14,7 @@ import torch
 
 from e2vit.data import Split, embedded
 from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.models import ViT, ViTConfig
+from e2vit.models import ViTConfig
 from e2vit.training import DamagedState, Diverged, OutOfTime, TrainConfig, loop, train
 
 CONFIG = TrainConfig(epochs=4, batch_size=50, average=0.9, warmup_epochs=1)
@@ -75,8 +75,7 @@ def test_a_run_that_stopped_continues_to_the_same_bits(undisturbed, tmp_path, ep
             finished(state_path=state)
     model, result = finished(state_path=state)
     assert torch.equal(weights(model), weights(undisturbed[0]))
-    strip = [{k: v for k, v in entry.items()} for entry in result.curve]
-    assert strip == undisturbed[1].curve
+    assert result.curve == undisturbed[1].curve
 
 
 @pytest.mark.parametrize("damage", [lambda whole: whole[:500], lambda whole: b"", lambda whole: b"no state" * 99])
@@ -121,12 +120,6 @@ def test_frozen_parameters_stay(undisturbed):
     train(model, SMALL, SPLITS.validation, replace(CONFIG, epochs=1))
     changed = {name for name, p in model.named_parameters() if not torch.equal(p, start.get_parameter(name))}
     assert changed == {"head.weight", "head.bias"}
-
-
-@pytest.mark.parametrize("augment", ["rotation", "dihedral", "none"])
-def test_every_augmentation_trains(augment):
-    model = fresh()
-    assert len(train(model, SMALL, SPLITS.validation, replace(CONFIG, augment=augment, epochs=1)).curve) == 1
 
 
 @pytest.mark.parametrize(
@@ -208,35 +201,3 @@ def test_no_warning_is_raised_by_an_ordinary_run():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         finished(config=replace(CONFIG, epochs=1))
-
-
-def test_a_run_killed_within_an_epoch_ends_with_the_same_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("e2vit.training.loop.SAVE_EVERY", 0.0)  # a state after every update
-    config = TrainConfig(epochs=2, batch_size=10, average=0.9, warmup_epochs=0.5)
-    splits = embedded("digits")
-    images, validation = splits.train[:60], splits.validation[:30]
-
-    def model() -> ViT:
-        torch.manual_seed(0)
-        return ViT(ViTConfig(width=16, depth=1, heads=2, dropout=0.1))
-
-    whole = model()
-    train(whole, images, validation, config)
-    for killed_at in (2, 8):  # within the first epoch, within the second
-        interrupted, seen = model(), []
-
-        def stop(module, args, killed_at=killed_at, seen=seen):
-            seen.append(module.training)
-            if sum(seen) > killed_at:
-                raise KeyboardInterrupt
-
-        handle = interrupted.register_forward_pre_hook(stop)
-        path = tmp_path / f"{killed_at}.partial.pt"
-        with pytest.raises(KeyboardInterrupt):
-            train(interrupted, images, validation, config, state_path=path)
-        handle.remove()
-        resumed = model()
-        with torch.no_grad():  # what is resumed comes from the state, not from how the model began
-            resumed.head.weight.zero_()
-        train(resumed, images, validation, config, state_path=path)
-        assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))

@@ -5,14 +5,15 @@ import re
 
 RANDOM = (
     r"(?<![0-9a-f])[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}(?![0-9a-f])",  # a UUID: cells of tables, scripts
-    r"(?<![0-9a-zA-Z+/=])[0-9a-f]{32}(?![0-9a-zA-Z+/=])",  # the same without dashes: widgets
+    r"(?<![0-9a-zA-Z+/=])[0-9a-f]{32}(?![0-9a-zA-Z+/=])",  # the same without dashes
     r"\bT_[0-9a-f]{5}(?![0-9a-zA-Z])",  # pandas' styled tables
     r"\b0x[0-9a-f]{8,16}\b",  # memory addresses
 )
 
 
 def stable(notebook: dict) -> dict:
-    """The notebook without what differs from one execution to the next: times, versions, warnings, random names."""
+    """The notebook without what differs from one execution to the next: times, versions, warnings, random names; and
+    without the states of widgets, which need a kernel."""
     cells = []
     for number, cell in enumerate(notebook["cells"]):
         metadata = {k: v for k, v in cell["metadata"].items() if k not in ("papermill", "execution") and v != []}
@@ -29,7 +30,7 @@ def stable(notebook: dict) -> dict:
             "pygments_lexer": "ipython3",
         },
     }
-    metadata |= {key: notebook["metadata"][key] for key in ("widgets", "e2vit") if key in notebook["metadata"]}
+    metadata |= {key: notebook["metadata"][key] for key in ("e2vit",) if key in notebook["metadata"]}
     return _renamed({"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5})
 
 
@@ -47,50 +48,14 @@ def _joined(outputs: list[dict]) -> list[dict]:
 
 
 def _renamed(notebook: dict) -> dict:
-    """Random names and memory addresses in outputs and widgets, numbered in the order in which they appear."""
-    parts = [cell.get("outputs") for cell in notebook["cells"]] + [notebook["metadata"].get("widgets")]
-    content = json.dumps(parts, ensure_ascii=False)
+    """Random names and memory addresses in outputs, numbered in the order in which they appear."""
+    content = json.dumps([cell.get("outputs") for cell in notebook["cells"]], ensure_ascii=False)
     names: dict[str, str] = {}
-    for found in [*_widgets(parts), *re.findall("|".join(RANDOM), content)]:
+    for found in re.findall("|".join(RANDOM), content):
         names.setdefault(found, _numbered(found, len(names)))
-    if names:
-        content = re.sub("|".join(RANDOM), lambda match: names[match[0]], content)
-    *outputs, widgets = json.loads(content)
-    cells = [
-        {**cell, "outputs": new} if new is not None else cell
-        for cell, new in zip(notebook["cells"], outputs, strict=True)
-    ]
-    metadata = notebook["metadata"] | ({"widgets": widgets} if widgets else {})
-    return {**notebook, "cells": cells, "metadata": metadata}
-
-
-def _widgets(parts: list) -> list[str]:
-    """The names of all widgets: those shown, each followed by what it is made of, then those that link them.
-
-    The file lists them by name, so their order there is as random as the names are.
-    """
-    *outputs, saved = parts
-    states = {
-        name: json.dumps(model, sort_keys=True)
-        for kind in (saved or {}).values()
-        for name, model in kind["state"].items()
-    }
-    order: dict[str, int] = {}
-
-    def visit(name: str) -> None:
-        if name in states and name not in order:
-            order[name] = len(order)
-            for inner in re.findall(r"IPY_MODEL_([0-9a-f]{32})", states[name]):
-                visit(inner)
-
-    def described(name: str) -> str:
-        return re.sub(r"[0-9a-f]{32}", lambda match: str(order.get(match[0])), states[name])
-
-    for name in re.findall(RANDOM[1], json.dumps(outputs)):
-        visit(name)
-    for name in sorted(states, key=described):
-        visit(name)
-    return list(order)
+    outputs = json.loads(re.sub("|".join(RANDOM), lambda match: names[match[0]], content))
+    pairs = zip(notebook["cells"], outputs, strict=True)
+    return {**notebook, "cells": [cell if new is None else {**cell, "outputs": new} for cell, new in pairs]}
 
 
 def _numbered(name: str, number: int) -> str:

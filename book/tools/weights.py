@@ -9,7 +9,7 @@ from pathlib import Path
 
 from shown import PACKAGED
 
-from e2vit.experiments import EXPERIMENTS, records
+from e2vit.experiments import EXPERIMENTS, configuration
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = ROOT / "src" / "e2vit" / "weights"
@@ -21,7 +21,7 @@ def files(experiment: str) -> tuple[str, Path]:
     said = json.loads(record.read_text(encoding="utf-8"))
     config = {
         "model": said["configuration"]["model_type"].removesuffix("Config"),
-        "config": records.plain(EXPERIMENTS[experiment].model),
+        "config": configuration.plain(EXPERIMENTS[experiment].model),
         "trained": {"experiment": experiment, "seed": 0, "test_accuracy": said["test"]["accuracy"]},
     }
     return json.dumps(config, indent=1) + "\n", record.with_suffix(".safetensors")

@@ -1,7 +1,9 @@
 """Accuracy, calibration and tests of significance. Accuracy is a fraction in [0, 1], every interval a 95 % one."""
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -30,6 +32,66 @@ def student(values: Sequence[float]) -> tuple[float, float, float]:
     mean = statistics.fmean(values)
     half = float(t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
     return mean, mean - half, mean + half
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The second accuracy minus the first, with its 95 % interval; all numbers are fractions.
+
+    detectable: the true difference that so many runs and images would have shown with a probability of 80 %.
+    runs: pairs, or seeds of the side that has fewer.
+    kind: "pairs" for Student's interval over pairs; "seeds" for Welch's over three or more seeds on each side; "images"
+          for fewer seeds, where the test images count and, as far as it is given, the spread between seeds.
+    """
+
+    mean: float
+    low: float
+    high: float
+    detectable: float
+    runs: int
+    kind: str
+
+    @property
+    def shown(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.2f} points [{100 * self.low:+.2f}, {100 * self.high:+.2f}]"
+
+
+def difference(
+    first: Sequence[float], second: Sequence[float], images: int, spread: tuple[float, int] = (0.0, 1)
+) -> Difference:
+    """Compare the accuracies of two networks, one number for each seed.
+
+    images: in the test set.
+    spread: standard deviation between seeds, known from other runs, and its degrees of freedom; it counts where a side
+            has fewer than three seeds.
+    Both networks see the same images; ignoring that their errors are paired makes the interval of kind "images" an
+    upper bound.
+    """
+    runs, means = min(len(first), len(second)), (statistics.fmean(first), statistics.fmean(second))
+    if runs >= 3:
+        parts = [(statistics.variance(side) / len(side), len(side) - 1) for side in (first, second)]
+    else:
+        parts = [(p * (1 - p) / images, math.inf) for p in means]
+        parts.append((spread[0] ** 2 * (1 / len(first) + 1 / len(second)), spread[1]))
+    return _difference(means[1] - means[0], parts, runs, "seeds" if runs >= 3 else "images")
+
+
+def paired_difference(differences: Sequence[float]) -> Difference:
+    """Summarize the differences of two or more pairs of runs, such as those on the same fold."""
+    count = len(differences)
+    parts = [(statistics.variance(differences) / count, count - 1)]
+    return _difference(statistics.fmean(differences), parts, count, "pairs")
+
+
+def _difference(mean: float, parts: Sequence[tuple[float, float]], runs: int, kind: str) -> Difference:
+    """parts: independent variances of the mean and their degrees of freedom, joined as Welch and Satterthwaite do."""
+    variance, squares = sum(part for part, _ in parts), sum(part**2 / freedom for part, freedom in parts)
+    freedom, error = variance**2 / squares if squares else math.inf, math.sqrt(variance)
+    reach, power = (float(t.ppf(share, freedom)) * error for share in (0.975, 0.8))
+    return Difference(mean, mean - reach, mean + reach, reach + power, runs, kind)
 
 
 def negative_log_likelihood(logits: Float[Tensor, "n class_"], labels: Int64[Tensor, " n"]) -> float:

@@ -14,9 +14,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.ticker import LogLocator
 
 from e2vit.experiments.records import Summary
+from e2vit.metrics import Difference
 
 P = ParamSpec("P")
 WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
@@ -49,7 +51,9 @@ def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
 PALETTE: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "hybrid": ("#0072B2", "o"),
+        "hybrid over D8": ("#4B5FBF", "H"),
         "pooled hybrid": ("#7A94B8", "<"),
+        "octic ViT": ("#A3403B", "p"),
         "ViT": ("#C97B00", "s"),  # trained on turned digits
         "ViT, upright": ("#D55E00", "D"),
         "symmetrized ViT": ("#8C5A00", "h"),
@@ -74,6 +78,15 @@ def look(name: str, k: int = 0) -> dict[str, Any]:
     return {"color": SERIES[k % len(SERIES)], "marker": MARKERS[k % len(MARKERS)]}
 
 
+def picture(
+    ax: Axes, image: np.ndarray, title: str = "", cmap: str = "gray", size: float | None = None, **how: Any
+) -> AxesImage:
+    """Draw an image or a map without ticks, under its title of that size (points); how: as for ``imshow``."""
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=size)
+    return ax.imshow(image, cmap=cmap, **how)
+
+
 def error_axis(ax: Axes, floor: float = 1e-16) -> None:
     """Make the vertical axis a logarithmic one of errors: what lies below the floor, such as zero, is drawn on it."""
     for line in ax.lines:
@@ -86,24 +99,31 @@ def error_axis(ax: Axes, floor: float = 1e-16) -> None:
 
 
 def interval_rows(
-    ax: Axes, names: Sequence[str], summaries: Sequence[Summary], label: str = "", k: int = 0, shift: float = 0.0
+    ax: Axes, names: Sequence[str], summaries: Sequence[Summary | None], label: str = "", k: int = 0, shift: float = 0.0
 ) -> None:
     """Draw a row for each name, the first on top: the mean (%) as a dot and its 95 % interval as a line.
 
+    summaries: None leaves its row empty.
     label: of the series, drawn in the k-th look; without one each row has the look of its own name.
     shift: of the dots, in rows, so that several series share the same rows.
     """
     for row, (name, summary) in enumerate(zip(names, summaries, strict=True)):
-        style = look(label, k) if label else look(name)
-        mean, low, high = (100 * value for value in (summary.mean, summary.low, summary.high))
-        ax.errorbar(
-            mean,
-            row + shift,
-            xerr=np.nan_to_num([[max(mean - low, 0)], [max(high - mean, 0)]]),
-            fmt=style["marker"],
-            color=style["color"],
-            capsize=3,
-            label=label if row == 0 and label else None,
-        )
+        if summary is not None:
+            color, marker = (look(label, k) if label else look(name)).values()
+            mean, low, high = (100 * value for value in (summary.mean, summary.low, summary.high))
+            reach = np.nan_to_num([[max(mean - low, 0)], [max(high - mean, 0)]])
+            ax.errorbar(mean, row + shift, xerr=reach, fmt=marker, color=color, capsize=3, label=label)
     ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    ax.grid(axis="x", alpha=0.3)
+
+
+def difference_rows(ax: Axes, found: Mapping[str, Difference], color: str) -> None:
+    """Draw a row for each difference (points), the first on top, with its interval; gray and open: it holds zero."""
+    for row, each in enumerate(found.values()):
+        mean, low, high = (100 * value for value in (each.mean, each.low, each.high))
+        drawn = color if each.shown else "0.45"
+        face = drawn if each.shown else "white"
+        ax.errorbar(mean, row, xerr=[[mean - low], [high - mean]], fmt="o", color=drawn, mfc=face, capsize=3)
+    ax.axvline(0, color="0.3", linewidth=1)
+    ax.set(yticks=range(len(found)), yticklabels=list(found), ylim=(max(len(found), 1) - 0.5, -0.5))
     ax.grid(axis="x", alpha=0.3)

@@ -76,8 +76,7 @@ def in_shape_of(splits: Splits, model: object) -> Splits:
 
     So embedded digits stand in for any images in a quick run; without such a configuration nothing changes.
     """
-    side, classes = (getattr(model, name, None) for name in ("image_size", "classes"))
-    channels = getattr(model, "in_channels", getattr(model, "channels", None))
+    side, channels, classes = (getattr(model, name, None) for name in ("image_size", "in_channels", "classes"))
     if side is None or channels is None or classes is None:
         return splits
 

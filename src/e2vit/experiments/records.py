@@ -11,6 +11,7 @@ import math
 import os
 import platform
 import resource
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -26,15 +27,11 @@ from torch import nn
 
 from e2vit import metrics
 from e2vit.experiments.catalog import EXPERIMENTS, Experiment
-from e2vit.groups import FiniteGroup
+from e2vit.experiments.configuration import DECISIVE, changed, configuration, configuration_hash
 from e2vit.models import Symmetrized
 from e2vit.training import fine_tuning
 from e2vit.training.fine_tuning import FineTuneConfig
 from e2vit.training.loop import write_atomically
-
-DECISIVE = ("model", "training", "data", "fraction", "all_training", "base", "watch_test")  # the rest is commentary
-RENAMED = {"channels": "in_channels"}  # fields of configurations: name in old records → name now
-REMOVED = {"trainable": "", "label_smoothing": 0.0}  # name in old records → the only value that is still possible
 
 
 class RecordError(Exception):
@@ -102,16 +99,21 @@ def find(
 
     In the order of the catalog, then by seed. seeds: only these. fields: of ``Experiment``, such as setting="rotated".
     """
+    found, wanted = [], None if seeds is None else set(seeds)
+    for experiment in matching(prefix, **fields):
+        for seed in seeds_present(experiment, results):
+            if wanted is None or seed in wanted:
+                with suppress(RecordError):
+                    found.append(read(experiment, seed, results))
+    return found
+
+
+def matching(prefix: str = "", **fields: Any) -> list[Experiment]:
+    """The experiments whose name starts with prefix and that have these fields, in the order of the catalog."""
     if unknown := fields.keys() - {field.name for field in dataclasses.fields(Experiment)}:
         raise TypeError(f"an experiment has no field {sorted(unknown)[0]!r}")
-    found, wanted = [], None if seeds is None else set(seeds)
-    for name, experiment in EXPERIMENTS.items():
-        if name.startswith(prefix) and all(getattr(experiment, key) == value for key, value in fields.items()):
-            for seed in seeds_present(experiment, results):
-                if wanted is None or seed in wanted:
-                    with suppress(RecordError):
-                        found.append(read(experiment, seed, results))
-    return found
+    named = [experiment for name, experiment in EXPERIMENTS.items() if name.startswith(prefix)]
+    return [each for each in named if all(getattr(each, key) == value for key, value in fields.items())]
 
 
 def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict[str, Any]]]:
@@ -123,64 +125,40 @@ def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict
 
 
 def summarize(found: Sequence[dict[str, Any]], metric: str = "accuracy", split: str = "test") -> Summary:
-    """Mean and 95 % interval of a metric over records that differ in their seed alone."""
+    """Mean and 95 % interval of a metric over records that differ in their seed alone; the interval ends at 0 and 1."""
     if not found:
         raise ValueError("there are no records to summarize")
     values, images = [record[split][metric] for record in found], found[0][split]["count"]
     if len(values) >= 3:
-        return Summary(*metrics.student(values), len(values), images, "seeds")
+        mean, low, high = metrics.student(values)
+        largest = math.inf if metric == "negative_log_likelihood" else 1.0
+        return Summary(mean, max(low, 0.0), min(high, largest), len(values), images, "seeds")
     mean = sum(values) / len(values)
     interval = metrics.wilson(mean, images) if metric == "accuracy" else (math.nan, math.nan)
     return Summary(mean, *interval, len(values), images, "images" if metric == "accuracy" else "none")
 
 
-def configuration(experiment: Experiment) -> dict[str, Any]:
-    """What decides the outcome of an experiment, as plain JSON."""
-    decisive = {key: plain(getattr(experiment, key)) for key in DECISIVE}
-    return {"model_type": type(experiment.model).__name__, **decisive}
+def difference(
+    first: Sequence[dict[str, Any]], second: Sequence[dict[str, Any]], spread: tuple[float, int] = (0.0, 1)
+) -> metrics.Difference:
+    """Test accuracy of the second network minus that of the first, from their records; see ``metrics.difference``."""
+    sides = [[record["test"]["accuracy"] for record in side] for side in (first, second)]
+    return metrics.difference(sides[0], sides[1], first[0]["test"]["count"], spread)
 
 
-def configuration_hash(experiment: Experiment) -> str:
-    return hashlib.sha256(json.dumps(configuration(experiment), sort_keys=True).encode()).hexdigest()
+def seed_spread(groups: Iterable[Sequence[dict[str, Any]]]) -> tuple[float, int]:
+    """Standard deviation of the test accuracy between the seeds of an experiment, pooled over experiments, and its
+    degrees of freedom; 0 and 1 where no experiment has two seeds."""
+    values = [[record["test"]["accuracy"] for record in group] for group in groups if len(group) > 1]
+    if not (freedom := sum(len(of_one) - 1 for of_one in values)):
+        return 0.0, 1
+    squares = sum((len(of_one) - 1) * statistics.variance(of_one) for of_one in values)
+    return math.sqrt(squares / freedom), freedom
 
 
 def state_path(experiment: Experiment, seed: int, folder: Path) -> Path:
     """Where an unfinished run keeps its state; a changed configuration doesn't find the state of an older one."""
     return folder / f"seed{seed}.{configuration_hash(experiment)[:12]}.partial.pt"
-
-
-def changed(old: dict[str, Any], now: Any, keys: tuple[str, ...] | None = None, prefix: str = "") -> list[str]:
-    """The settings in which a recorded configuration differs from the present one.
-
-    A setting that the record lacks came later: its default is what the record was made with.
-    """
-    fields = {f.name: f for f in dataclasses.fields(now) if keys is None or f.name in keys}
-    old = {key if key in fields else RENAMED.get(key, key): value for key, value in old.items()}
-    names = [prefix + key for key, value in old.items() if key not in {*fields, "model_type"} and not _void(key, value)]
-    for key, each in fields.items():
-        value = getattr(now, key)
-        if key not in old:
-            names += [prefix + key] if plain(value) != plain(each.default) else []
-        elif dataclasses.is_dataclass(value) and not isinstance(value, FiniteGroup) and isinstance(old[key], dict):
-            names += changed(old[key], value, prefix=f"{prefix}{key}.")
-        elif old[key] != json.loads(json.dumps(plain(value))):
-            names.append(prefix + key)
-    return names
-
-
-def _void(key: str, value: Any) -> bool:
-    return key in REMOVED and REMOVED[key] == value
-
-
-def plain(value: Any) -> Any:
-    """A configuration as JSON: groups and functions by their names."""
-    if isinstance(value, FiniteGroup):
-        return value.name
-    if dataclasses.is_dataclass(value):
-        return {f.name: plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value.__name__ if callable(value) else value
 
 
 def measure(experiment, seed, splits, training, model, trained, accelerator, base=None) -> dict[str, Any]:

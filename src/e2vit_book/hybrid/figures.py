@@ -11,7 +11,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy import ndarray
 
 from e2vit.experiments.records import Summary
-from e2vit_book.style import SERIES, WIDTH, error_axis, interval_rows, look, styled
+from e2vit.metrics import Difference
+from e2vit_book.style import SERIES, WIDTH, difference_rows, error_axis, interval_rows, look, picture, styled
 
 
 @styled
@@ -58,8 +59,8 @@ def turned_filters(filters: Mapping[str, Float[ndarray, "pose row column"]], deg
     figure, axes = plt.subplots(*shape, figsize=(WIDTH, 2.1), layout="constrained", squeeze=False)
     for row, (label, poses) in zip(axes, filters.items(), strict=True):
         for ax, pose, degree in zip(row, poses, degrees, strict=True):
-            ax.imshow(pose, cmap="RdBu_r", vmin=-np.abs(poses).max(), vmax=np.abs(poses).max())
-            ax.set(xticks=[], yticks=[], xlabel=f"{degree:g}°")
+            picture(ax, pose, cmap="RdBu_r", vmin=-np.abs(poses).max(), vmax=np.abs(poses).max())
+            ax.set_xlabel(f"{degree:g}°")
             ax.spines[:].set_visible(False)
         row[0].set_ylabel(label)
     return figure
@@ -77,25 +78,15 @@ def turning(scales: Sequence[float], errors: Mapping[str, Sequence[float]]) -> F
 
 
 @styled
-def differences(names: Sequence[str], summaries: Sequence[Summary], reference: Summary, smallest: float) -> Figure:
-    """Test accuracy minus that of the reference (points), with its interval; gray: too small to be found.
+def differences(found: Mapping[str, Difference], smallest: float) -> Figure:
+    """Test accuracy minus that of the reference (points), with its interval; open where the interval holds zero.
 
-    smallest: the difference that such a comparison can find (a fraction), drawn as a band around zero.
+    smallest: the difference that such a comparison shows in four cases out of five (a fraction), a band around zero.
     """
-    figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(names)), layout="constrained")
-    ax.axvspan(-100 * smallest, 100 * smallest, color="0.88", label=f"within ±{100 * smallest:.2f} points: not shown")
-    for row, each in enumerate(summaries):
-        difference = 100 * (each.mean - reference.mean)
-        shown = abs(difference) > 100 * smallest
-        half = 100 * np.hypot((each.high - each.low) / 2, (reference.high - reference.low) / 2)
-        color = look("hybrid")["color"] if shown else "0.45"
-        ax.errorbar(
-            difference, row, xerr=half, fmt="o", color=color, markerfacecolor=color if shown else "w", capsize=3
-        )
-    ax.axvline(0, color="0.3", linewidth=1)
-    ax.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(found)), layout="constrained")
+    ax.axvspan(-100 * smallest, 100 * smallest, color="0.88", label=f"within ±{100 * smallest:.2f} points")
+    difference_rows(ax, found, look("hybrid")["color"])
     ax.set(xlabel="test accuracy minus that of the hybrid (points)")
-    ax.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center")
     return figure
 

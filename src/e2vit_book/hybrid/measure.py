@@ -1,21 +1,17 @@
 """What the chapter on the hybrid reads and measures: exactness by stage, costs, and what the records say."""
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from e2vit.actions import act
-from e2vit.experiments import Experiment, RecordError, Run, record_of, records, run
-from e2vit.experiments.catalog import EXPERIMENTS, build
-from e2vit.experiments.records import Summary
+from e2vit.experiments import Experiment, records
 from e2vit.groups import FiniteGroup
-from e2vit.layers import LocalGroupSelfAttention
 from e2vit.models import HybridViT
+from e2vit_book.results import multiply_adds
 
 FAMILIES = {  # how the name of a network begins → the name of its kind in the book's palette
     "hybrid": "hybrid",
@@ -48,44 +44,6 @@ def stage_errors(model: HybridViT, images: Tensor, group: FiniteGroup, elements:
     return errors
 
 
-def multiply_adds(experiment: Experiment) -> float:
-    """Multiplications of one forward pass on one image: convolutions, matrix products and attention.
-
-    Group attention is counted in its plain form, which is the one that torch can count.
-    """
-    model = build(experiment, 0).eval()
-    for module in model.modules():
-        if isinstance(module, LocalGroupSelfAttention):
-            module.backend = "reference"
-    config = getattr(experiment.model, "front", experiment.model)
-    channels = getattr(config, "in_channels", getattr(config, "channels", 1))
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(torch.zeros(1, channels, config.image_size, config.image_size))
-    return counter.get_total_flops() / 2
-
-
-def found(prefix: str, mode: str, quick: Sequence[str] = ()) -> dict[Experiment, list[dict[str, Any]]]:
-    """Experiment → its valid records, for the names that begin so.
-
-    Mode "report" reads the records there are, "train" makes the missing ones, "quick" runs the few names given.
-    """
-    if mode == "report":
-        return records.by_experiment(records.find(prefix))
-    names = quick if mode == "quick" else [name for name in EXPERIMENTS if name.startswith(prefix)]
-    seeds = {name: range(1 if mode == "quick" else EXPERIMENTS[name].seeds) for name in names}
-    return {EXPERIMENTS[name]: [record_of(name, mode, seed) for seed in seeds[name]] for name in names}
-
-
-def first_available(names: Sequence[str], mode: str) -> tuple[bool, Run]:
-    """The first experiment that has a record; without any, the first one trained for a moment (False)."""
-    for name in names:
-        try:
-            return mode != "quick", run(name, mode)
-        except RecordError:
-            continue
-    return False, run(names[0], "quick")
-
-
 def family(experiment: Experiment) -> str:
     """The kind of an experiment's network, as the palette names it."""
     network = experiment.network or ""
@@ -98,7 +56,7 @@ def title(experiment: Experiment) -> str:
     group = getattr(experiment.model, "group", None)
     if group is not None and group.order > 1:
         details.append(group.name)
-    details += [word for word in ("patches", "wide", "large", "modern") if word in network]
+    details += [word for word in ("patches", "wide", "large") if word in network]
     return ", ".join(details + ([] if _augmented(experiment) else ["not augmented"]))
 
 
@@ -123,22 +81,3 @@ def points(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> list[dict[s
 def seconds_per_image(of_experiment: Sequence[dict[str, Any]]) -> float:
     """Seconds of training for one image, the mean over records; the final evaluation is part of the time."""
     return statistics.fmean(r["seconds"] / (len(r["curve"]) * r["training_images"]) for r in of_experiment)
-
-
-def seed_spread(by_experiment: dict[Experiment, list[dict[str, Any]]]) -> tuple[float, int]:
-    """Standard deviation of the test accuracy between seeds, pooled over experiments, and its degrees of freedom."""
-    groups = [[r["test"]["accuracy"] for r in of_experiment] for of_experiment in by_experiment.values()]
-    groups = [values for values in groups if len(values) > 1]
-    freedom = sum(len(values) - 1 for values in groups)
-    squares = sum((len(values) - 1) * statistics.variance(values) for values in groups)
-    return (math.sqrt(squares / freedom) if freedom else 0.0), freedom
-
-
-def detectable(summary: Summary, spread: float) -> float:
-    """The true difference of two accuracies that a comparison would find in 80 % of cases at the 5 % level.
-
-    summary: of one of the two networks; the other has as many seeds. spread: standard deviation between seeds.
-    Both networks are tested on the same images. Ignoring that their errors are paired makes this an upper bound.
-    """
-    images = summary.mean * (1 - summary.mean) / summary.images
-    return (1.96 + 0.84) * math.sqrt(2 * (images + spread**2 / summary.seeds))

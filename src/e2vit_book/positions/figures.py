@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.style import MARKERS, SERIES, styled
+from e2vit_book.style import MARKERS, SERIES, picture, styled
 
 MAP = "cividis"  # lightness grows evenly: reads the same in gray
 MARK = "#D55E00"
@@ -31,11 +31,11 @@ def product_table(
     size = (1.15 * (order + 1), 1.25 * (order + 1))
     figure, axes = plt.subplots(order + 1, order + 1, figsize=size, layout="constrained")
     for g in range(order):
-        _picture(axes[g + 1, 0], pictures[g], f"then {g}: {names[g]}")
-        _picture(axes[0, g + 1], pictures[g], f"first {g}: {names[g]}")
+        picture(axes[g + 1, 0], pictures[g], f"then {g}: {names[g]}", size=8)
+        picture(axes[0, g + 1], pictures[g], f"first {g}: {names[g]}", size=8)
         for h in range(order):
             ax = axes[g + 1, h + 1]
-            _picture(ax, pictures[product[g, h]], str(product[g, h]))
+            picture(ax, pictures[product[g, h]], str(product[g, h]), size=8)
             for side in ax.spines.values():
                 side.set(color=SERIES[0], linewidth=2)
     axes[0, 0].axis("off")
@@ -55,7 +55,8 @@ def lifted_maps(
     panels = [[image, *of_case] for image, of_case in zip(images, maps, strict=True)]
     figure, axes = _maps(panels, names, titles, "feature (dimensionless)", (maps.min(), maps.max()))
     for ax, image, name in zip(axes[:, 0], images, names, strict=True):
-        _picture(ax, image, "")
+        ax.clear()
+        picture(ax, image)
         ax.set_ylabel(name, fontsize=10)
     axes[0, 0].set_title("input", fontsize=9)
     return figure
@@ -147,20 +148,12 @@ def _maps(
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for line, values, name in zip(axes, panels, names, strict=True):
         for ax, values_of_panel in zip(line, values, strict=True):
-            shown = ax.imshow(values_of_panel, cmap=MAP, vmin=limits[0], vmax=limits[1])
-            ax.set(xticks=[], yticks=[])
+            shown = picture(ax, values_of_panel, cmap=MAP, vmin=limits[0], vmax=limits[1])
         line[0].set_ylabel(name, fontsize=10)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
     figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
     return figure, axes
-
-
-def _picture(ax: Axes, image: ndarray, title: str) -> None:
-    ax.clear()
-    ax.imshow(image, cmap="gray")
-    ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=8)
 
 
 def _numbers(ax: Axes, values: ndarray, bright: float) -> None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from e2vit.experiments.records import Summary
 from e2vit.metrics import reliability, wilson
-from e2vit_book.style import SERIES, WIDTH, look, styled
+from e2vit_book.style import SERIES, WIDTH, interval_rows, look, picture, styled
 
 BLUE, ORANGE, GREEN = SERIES[:3]
 
@@ -36,14 +36,14 @@ def pipeline(
     grid = figure.add_gridspec(count, 7, width_ratios=ratios, left=0.02, right=0.98, top=0.92, bottom=0.11)
     middle = slice(count // 2 - 1, count // 2 + 1)
     image = figure.add_subplot(grid[middle, 0])
-    _picture(image, views[0], "image $x$")
+    picture(image, views[0], "image $x$", vmin=0, vmax=1)
     last = figure.add_subplot(grid[middle, 6])
     last.bar(range(len(combined)), combined, color=GREEN)
     last.set(title="one answer", xlabel="class", ylim=(0, 1), yticks=[0, 1], xticks=[0, 3, 6, 9])
     boxes = []
     for g in range(count):
         view, box, bars = (figure.add_subplot(grid[g, k]) for k in (2, 3, 4))
-        _picture(view, views[g])
+        picture(view, views[g], vmin=0, vmax=1)
         view.set_ylabel(names[g], rotation=0, ha="right", va="center")
         style: dict[str, Any] = {"boxstyle": "round,pad=0.05", "facecolor": "#dddddd", "edgecolor": "black"}
         box.add_patch(FancyBboxPatch((0.1, 0.25), 0.8, 0.5, **style))
@@ -61,11 +61,6 @@ def pipeline(
         _arrow(figure, image, view, 0.095)
         _arrow(figure, bars, last, 0.045)
     return figure
-
-
-def _picture(ax: Axes, image: Float[ndarray, "row column"], title: str = "") -> None:
-    ax.imshow(image, cmap="gray", vmin=0, vmax=1)
-    ax.set(xticks=[], yticks=[], title=title)
 
 
 def _arrow(figure: Figure, start: Axes, end: Axes, gap: float) -> None:
@@ -91,15 +86,8 @@ def accuracies(
     for ax, (title, of_regime) in zip(axes.flat, panels.items(), strict=False):
         for k, (regime, label) in enumerate(regimes.items()):
             known = of_regime.get(regime, {})
-            for row, method in enumerate(methods):
-                if method in known:
-                    mean, low, high = (100 * x for x in (known[method].mean, known[method].low, known[method].high))
-                    style, shift = look(label, k), 0.24 * (k - 1)
-                    reach = [[max(mean - low, 0)], [max(high - mean, 0)]]
-                    mark: dict[str, Any] = {"fmt": style["marker"], "color": style["color"], "label": label}
-                    ax.errorbar(mean, row + shift, xerr=reach, capsize=2, markersize=5, **mark)
-        ax.set(title=title, yticks=range(len(methods)), yticklabels=methods, ylim=(len(methods) - 0.5, -0.5))
-        ax.grid(axis="x", alpha=0.3)
+            interval_rows(ax, methods, [known.get(method) for method in methods], label, k, 0.24 * (k - 1))
+        ax.set_title(title)
     for ax in axes[-1]:
         ax.set_xlabel("test accuracy (%)")
     handles = {label: handle for ax in axes.flat for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
@@ -141,9 +129,9 @@ def attention_over_views(
     size = (WIDTH, 0.62 * count + 0.9)
     options: dict[str, Any] = {"sharey": "col", "width_ratios": (1, 8), "squeeze": False}
     figure, axes = plt.subplots(count, 2, figsize=size, layout="constrained", **options)
-    for (picture, bars), weight, image, degree in zip(axes, weights, images, degrees, strict=True):
-        _picture(picture, image)
-        picture.set_ylabel(f"{degree:g}°", rotation=0, ha="right", va="center")
+    for (view, bars), weight, image, degree in zip(axes, weights, images, degrees, strict=True):
+        picture(view, image, vmin=0, vmax=1)
+        view.set_ylabel(f"{degree:g}°", rotation=0, ha="right", va="center")
         shift = round(degree * views / 360)
         first = [(k + shift) % views == int(weights[0].argmax()) for k in range(views)]
         bars.bar(range(views), weight, color=[ORANGE if same else BLUE for same in first])
@@ -170,7 +158,7 @@ def six_or_nine(
     grid = figure.add_gridspec(3, count, height_ratios=(1, 1.2, 1.7))
     for k in range(count):
         ax, bars = figure.add_subplot(grid[0, k]), figure.add_subplot(grid[1, k])
-        _picture(ax, views[k], f"{360 * k / count:g}°")
+        picture(ax, views[k], f"{360 * k / count:g}°", vmin=0, vmax=1)
         bars.bar([0, 1], per_view[k, [6, 9]], color=[BLUE, ORANGE])
         bars.set(ylim=(0, 1), xticks=[0, 1], xticklabels=["6", "9"], yticks=[0, 1])
         if k:

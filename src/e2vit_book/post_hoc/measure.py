@@ -1,24 +1,21 @@
 """What the records of the post-hoc chapter say, and what the views of an image say."""
 
-import json
 import math
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from e2vit.actions import invariance_error, rotate
-from e2vit.experiments import RecordError, Run, record_of, records, results_folder, run
-from e2vit.experiments.catalog import EXPERIMENTS
+from e2vit.experiments import Run, records
 from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
 from e2vit.metrics import wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
+from e2vit_book import results
 
-COSTS = results_folder() / "benchmarks" / "symmetrized.json"
 SETTINGS = {
     "rotated": "digits at all angles",
     "upright": "trained upright, tested turned",
@@ -30,23 +27,12 @@ REGIMES = {"none": "no fine-tuning", "head": "last layer trained", "all": "every
 
 def available(names: Sequence[str], mode: str) -> dict[str, Run]:
     """The runs that there are: all of them in the modes "quick" and "train", those with a valid record in "report"."""
-    found = {}
-    for name in names:
-        try:
-            found[name] = run(name, mode)
-        except RecordError:
-            if mode != "report":
-                raise
-    return found
+    return results.trained({name: (name,) for name in names}, mode)
 
 
 def found(mode: str, quick: Sequence[str] = ()) -> list[dict[str, Any]]:
     """The records of the comparison; in mode "train" the missing ones are made, in "quick" the few names given."""
-    if mode == "report":
-        return records.find("post_hoc/")
-    names = quick if mode == "quick" else [name for name in EXPERIMENTS if name.startswith("post_hoc/")]
-    seeds = {name: range(1 if mode == "quick" else EXPERIMENTS[name].seeds) for name in names}
-    return [record_of(name, mode, seed) for name in names for seed in seeds[name]]
+    return results.found(mode, quick, "post_hoc/")
 
 
 def rows(found: Sequence[dict[str, Any]], setting: str) -> list[dict[str, Any]]:
@@ -142,7 +128,6 @@ def changed_by_shifts(model: Callable[[Tensor], Tensor], images: Tensor, pixels:
     return changed
 
 
-def costs(path: Path | None = None) -> dict[str, Any]:
-    """The measured cost of every aggregate, as benchmarks/symmetrized.py wrote it; empty when it never ran."""
-    path = path or COSTS
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+def costs() -> dict[str, Any]:
+    """The measured cost of every aggregate, as benchmarks/symmetrized.py wrote it."""
+    return results.benchmark("symmetrized")

@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from e2vit.experiments.records import Summary
-from e2vit_book.real.measure import Difference, percent
-from e2vit_book.style import WIDTH, look, styled
-
-SERIES = {"octic ViT": 3, "hybrid over D8": 4}  # looks of networks that are in this chapter alone
+from e2vit.metrics import Difference
+from e2vit_book.real.measure import percent
+from e2vit_book.style import WIDTH, difference_rows, look, styled
 
 
 @styled
@@ -39,7 +38,7 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
                 for field in ("mean", "low", "high")
             )
             x = np.array(shares) * 1.04 ** (k - (len(networks) - 1) / 2)  # side by side, so that intervals can be read
-            ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, label=name, **look(name, SERIES.get(name, 0)))
+            ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, label=name, **look(name))
         if not networks:
             ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
         ax.set(title=data, xlabel="share of the training images", xscale="log", ylabel="test accuracy (%)")
@@ -54,28 +53,12 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
 @styled
 def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
     """A row for each comparison: hybrid minus ViT (percentage points), mean over folds and 95 % interval."""
-    known = {name: d for name, d in found.items() if d is not None}
+    known = {name: each for name, each in found.items() if each is not None}
     figure, ax = plt.subplots(figsize=(WIDTH, 1.2 + 0.32 * max(len(known), 1)), layout="constrained")
-    for row, d in enumerate(known.values()):
-        color = "#6B6B6B" if d.low <= 0 <= d.high else look("hybrid" if d.mean > 0 else "ViT")["color"]
-        ax.errorbar(100 * d.mean, row, xerr=[[100 * (d.mean - d.low)], [100 * (d.high - d.mean)]], fmt="o", color=color)
+    difference_rows(ax, known, look("hybrid")["color"])
     if not known:
         ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-    ax.axvline(0, color="black", linewidth=0.8)
-    ax.set(yticks=range(len(known)), yticklabels=list(known), ylim=(max(len(known), 1) - 0.5, -0.5))
     ax.set_xlabel("hybrid over D4 minus plain ViT (percentage points)")
-    return figure
-
-
-@styled
-def accuracy_by_angle(degrees: Tensor, accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Accuracy (%) against the rotation of the images (degrees), a line for each network."""
-    figure, ax = plt.subplots(figsize=(WIDTH, 3.4), layout="constrained")
-    for name, values in accuracies.items():
-        style = look(name, SERIES.get(name, 0))
-        ax.plot(degrees, 100 * np.array(values), label=name, markersize=4, color=style["color"], marker=style["marker"])
-    ax.set(xlabel="rotation (degrees)", ylabel="accuracy (%)", xticks=range(0, 361, 90))
-    figure.legend(loc="outside lower center", ncols=3)
     return figure
 
 

@@ -5,25 +5,25 @@ The pictures of the chapter are drawn galaxies: the published ones may not be pa
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 from einops import einsum
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
-from e2vit.actions import act, invariance_error, rotate
+from e2vit.actions import act, invariance_error
 from e2vit.capture import capture
 from e2vit.data import Split, Splits, as_float
 from e2vit.experiments import build, records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import dihedral
+from e2vit.metrics import Difference, paired_difference
 from e2vit.models import HybridViT, Symmetrized, ViT
 from e2vit.training import TrainConfig, train
+from e2vit_book.results import multiply_adds
 
 DATA = {"mirabest": "galaxies", "rsscn7": "land"}
 NETWORKS = {  # network of an experiment → its name in the chapter
@@ -50,23 +50,6 @@ def accuracies(data: str, augment: str) -> dict[str, dict[float, Summary]]:
     return found
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Mean over folds of the accuracy of one network minus that of another on the same fold, 95 % Student interval.
-
-    detectable: the true difference that this many folds would have shown with a probability of 80 %.
-    """
-
-    mean: float
-    low: float
-    high: float
-    folds: int
-    detectable: float
-
-    def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}] points"
-
-
 def difference(
     data: str, fraction: float, augment: str = "d4", first: str = "hybrid-d4", second: str = "vit"
 ) -> Difference | None:
@@ -76,15 +59,7 @@ def difference(
         for network in (first, second)
     ]
     folds = of_fold[0].keys() & of_fold[1].keys()
-    return paired([of_fold[0][k] - of_fold[1][k] for k in sorted(folds)]) if len(folds) >= 3 else None
-
-
-def paired(differences: list[float]) -> Difference:
-    """Mean, interval and detectable size of differences, one for each fold."""
-    count, mean = len(differences), sum(differences) / len(differences)
-    error = math.sqrt(sum((d - mean) ** 2 for d in differences) / (count - 1) / count)
-    half, power = (float(stats.t.ppf(share, count - 1)) for share in (0.975, 0.8))
-    return Difference(mean, mean - half * error, mean + half * error, count, (half + power) * error)
+    return paired_difference([of_fold[0][k] - of_fold[1][k] for k in sorted(folds)]) if len(folds) >= 3 else None
 
 
 def differences() -> list[dict[str, Any]]:
@@ -101,7 +76,7 @@ def differences() -> list[dict[str, Any]]:
                             "augmentation": words,
                             "hybrid minus ViT": str(found),
                             "detectable": f"{100 * found.detectable:.1f} points",
-                            "folds": found.folds,
+                            "folds": found.runs,
                         }
                     )
     return rows
@@ -153,7 +128,7 @@ def _sentence(begin: str, share: float, first: str, second: str) -> str:
             words.append(f"on {name} {WORDS[first]} is worse than {WORDS[second]}: {d}")
         else:
             words.append(
-                f"on {name} no difference between {WORDS[first]} and {WORDS[second]} is shown ({d}; {d.folds} folds "
+                f"on {name} no difference between {WORDS[first]} and {WORDS[second]} is shown ({d}; {d.runs} folds "
                 f"show a difference of {100 * d.detectable:.1f} points with a probability of 80 %)"
             )
     return f"{begin}, {'; '.join(words)}."
@@ -172,7 +147,6 @@ def _seconds(data: str, network: str, augment: str) -> float:
     return sum(record["seconds"] for record in runs) / len(runs)
 
 
-@torch.no_grad()
 def costs() -> list[dict[str, Any]]:
     """A row for each network of the galaxies: weights, and multiplications of one image (matrix products)."""
     rows = []
@@ -180,16 +154,13 @@ def costs() -> list[dict[str, Any]]:
         if network == "vit-views":
             continue
         experiment = EXPERIMENTS[f"real/mirabest/{network}/d4-100"]
-        model, training = build(experiment, 0).eval(), experiment.training
+        training = experiment.training
         assert isinstance(training, TrainConfig)
-        in_place = {torch.ops.aten.addmm_: lambda _, a, b, **kwargs: mm_flop(a, b)}
-        with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
-            model(torch.zeros(1, 1, 64, 64))
         rows.append(
             {
                 "network": name,
-                "weights": sum(p.numel() for p in model.parameters()),
-                "million multiplications": round(counter.get_total_flops() / 2e6),
+                "weights": sum(p.numel() for p in build(experiment, 0).parameters()),
+                "million multiplications": round(multiply_adds(experiment) / 1e6),
                 "updates": training.epochs * (training.updates_per_epoch or 0),
                 "learning rate": training.learning_rate,
             }
@@ -270,18 +241,6 @@ def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]
             }
         )
     return rows
-
-
-@torch.no_grad()
-def accuracy_by_angle(
-    models: Mapping[str, nn.Module], split: Split, degrees: Float[Tensor, " angle"]
-) -> dict[str, list[float]]:
-    """For each network its accuracy on the images turned by each angle."""
-    views = [rotate(as_float(split.images), float(angle)) for angle in degrees]
-    return {
-        name: [(model(view).argmax(-1) == split.labels).float().mean().item() for view in views]
-        for name, model in models.items()
-    }
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, Rectangle
 from numpy import ndarray
 
 from e2vit.metrics import wilson
-from e2vit_book.style import SERIES, look, styled
+from e2vit_book.style import SERIES, look, picture, styled
 
 
 @styled
@@ -49,9 +49,9 @@ def shaded_sentences(
 def sinusoids(positions: Float[ndarray, "place d"]) -> Figure:
     """Draw the sinusoidal encoding as a picture, one row for each place, and four of its columns as waves."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), layout="constrained", width_ratios=(1, 1.1))
-    picture = left.imshow(positions, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
+    shown = left.imshow(positions, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     left.set(xlabel="feature", ylabel="place in the sequence")
-    figure.colorbar(picture, ax=left, label="value")
+    figure.colorbar(shown, ax=left, label="value")
     for k, feature in enumerate(np.linspace(0, positions.shape[1] // 2, 4).astype(int) // 2 * 2):
         dashes = ("-", "--", "-.", ":")[k]
         right.plot(positions[:, feature], dashes, color=SERIES[k], label=f"feature {feature}")
@@ -93,12 +93,12 @@ def cross_attention(
     size = (1.4 + 1.75 * len(weights), 2.7)
     figure, axes = plt.subplots(1, len(weights), figsize=size, layout="constrained", sharey=True, squeeze=False)
     for k, ax in enumerate(axes[0]):
-        picture = ax.imshow(weights[k], cmap="Blues", vmin=0, vmax=1)
+        shown = ax.imshow(weights[k], cmap="Blues", vmin=0, vmax=1)
         ax.set(title=f"head {k + 1}", xlabel="token read", xticks=range(len(source)), yticks=range(len(target)))
         ax.set_xticklabels(source, fontsize=8)
         ax.set_yticklabels(target, fontsize=8)
     axes[0, 0].set_ylabel("token to be written")
-    figure.colorbar(picture, ax=axes, label="weight", shrink=0.8)
+    figure.colorbar(shown, ax=axes, label="weight", shrink=0.8)
     return figure
 
 
@@ -162,29 +162,31 @@ def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Fig
     figure, axes = plt.subplots(side, side, figsize=(4.9, 4.5), layout="constrained", squeeze=False)
     for row, column in np.ndindex(side, side):
         ax: Any = axes[row, column]
-        picture = ax.imshow(maps[row, column], cmap="viridis", vmin=-1, vmax=1)
+        shown = picture(ax, maps[row, column], cmap="viridis", vmin=-1, vmax=1)
         ax.plot(column, row, "o", markerfacecolor="none", markeredgecolor="white", markersize=4)
-        ax.set(xticks=[], yticks=[])
     figure.supxlabel("column of the patch")
     figure.supylabel("row of the patch")
-    figure.colorbar(picture, ax=axes, label="cosine similarity", shrink=0.8)
+    figure.colorbar(shown, ax=axes, label="cosine similarity", shrink=0.8)
     return figure
 
 
 @styled
 def accuracy_by_angle(
-    degrees: Float[ndarray, " angle"], accuracies: dict[str, Float[ndarray, " angle"]], count: int, chance: float = 0.1
+    degrees: Float[ndarray, " angle"],
+    accuracies: dict[str, Float[ndarray, " angle"]],
+    count: int | None = None,
+    chance: float = 0.1,
 ) -> Figure:
     """Draw accuracy (fraction) against the rotation of the input (degrees), one line for each model.
 
-    count: of the images, for the bands, which are 95 % Wilson intervals.
+    count: of the images, for bands of 95 % Wilson intervals; without it there are none.
     """
     figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
     for name, accuracy in accuracies.items():
-        low, high = np.array([wilson(rate, count) for rate in accuracy]).T
-        color, marker = look(name)["color"], look(name)["marker"]
-        ax.plot(degrees, accuracy, color=color, marker=marker, markersize=4, label=name)
-        ax.fill_between(degrees, low, high, color=color, alpha=0.2, linewidth=0)
+        ax.plot(degrees, accuracy, markersize=4, label=name, **look(name))
+        if count is not None:
+            low, high = np.array([wilson(rate, count) for rate in accuracy]).T
+            ax.fill_between(degrees, low, high, color=look(name)["color"], alpha=0.2, linewidth=0)
     ax.axhline(chance, color="#555555", linewidth=1, linestyle=":")
     ax.text(np.max(degrees), chance + 0.02, "chance", ha="right", fontsize=9)
     ticks = np.arange(np.min(degrees), np.max(degrees) + 1, 45)

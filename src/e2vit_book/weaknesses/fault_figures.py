@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.style import MARKERS, SERIES, error_axis, styled
+from e2vit_book.style import MARKERS, SERIES, error_axis, picture, styled
 
 EXACT = 1e-16
 
@@ -49,14 +49,12 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
     for line, (name, (image, found, expected)) in zip(axes, rows.items(), strict=True):
         low, high = min(found.min(), expected.min()), max(found.max(), expected.max())
         reach = (high - low) / 2
-        line[0].imshow(image, cmap="gray")
+        picture(line[0], image)
         for ax, values in zip(line[1:3], (found, expected), strict=True):
-            ax.imshow(values, cmap="cividis", vmin=low, vmax=high)
-        shown = line[3].imshow(found - expected, cmap="RdBu_r", vmin=-reach, vmax=reach)
+            picture(ax, values, cmap="cividis", vmin=low, vmax=high)
+        shown = picture(line[3], found - expected, cmap="RdBu_r", vmin=-reach, vmax=reach)
         figure.colorbar(shown, ax=line[3], shrink=0.85)
         line[0].set_ylabel(name, fontsize=10)
-        for ax in line:
-            ax.set(xticks=[], yticks=[])
     for ax, title in zip(axes[0], ("turned image", "map of it", "turned map", "difference"), strict=True):
         ax.set_title(title, fontsize=10)
     return figure
@@ -76,8 +74,7 @@ def transposed(
     axes, ax = left.subplots(2, len(images)), right.subplots()
     for row, way in enumerate(next(iter(accuracies.values()))):
         for panel, image in zip(axes[row], images, strict=True):
-            panel.imshow(image.T if row else image, cmap="gray_r")
-            panel.set(xticks=[], yticks=[])
+            picture(panel, image.T if row else image, cmap="gray_r")
         axes[row, 0].set_ylabel(way, fontsize=10)
         rate, low, high = 100 * np.array([of[way] for of in accuracies.values()]).T
         x, reach = np.arange(len(accuracies)) + 0.4 * (row - 0.5), [rate - low, high - rate]

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from e2vit.actions import equivariance_error, exact_elements, invariance_error, rotate
-from e2vit.groups import FiniteGroup, gsa_index
+from e2vit.groups import FiniteGroup
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.layers.position import PositionAsReleased, SoundPosition
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
@@ -30,7 +30,7 @@ def layer_error(index: Callable, group: FiniteGroup, elements: bool = True, seed
     if not elements:
         nn.init.zeros_(layer.get_parameter("element"))
     x = torch.randn(1, 3, group.order, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    return _either_way(layer, x, group, index)
+    return _either_way(layer, x, group, layer)
 
 
 def index_errors(
@@ -61,18 +61,23 @@ def index_errors(
     images = images.double()
     return {
         "group layer": layer_error(index, group, seed=seed),
-        "map of a network": _either_way(classes, images, group, index),
+        "map of a network": _either_way(classes, images, group, net),
         "logits of a network": invariance_error(net, images, group),
     }
 
 
-def _either_way(f: Callable[[Tensor], Tensor], x: Tensor, group: FiniteGroup, index: Callable) -> float:
-    """The equivariance error; for GSA-Nets, whose pose v is v⁻¹ elsewhere, the smaller one of both ways of counting."""
+def _either_way(f: Callable[[Tensor], Tensor], x: Tensor, group: FiniteGroup, module: nn.Module) -> float:
+    """The equivariance error of f; with layers as in GSA-Nets, whose pose v is v⁻¹ elsewhere, the smaller one of both
+    ways of counting.
+
+    module: what f computes with.
+    """
 
     def renamed(x: Tensor) -> Tensor:
         return f(x[:, :, group.inverse] if x.ndim == 5 else x)[:, :, group.inverse]
 
-    ways = (f, renamed) if index is gsa_index else (f,)
+    layers = [layer for layer in module.modules() if isinstance(layer, LocalGroupSelfAttention)]
+    ways = (f, renamed) if any(layer.forward_offsets for layer in layers) else (f,)
     return min(equivariance_error(way, x, group, exact_elements(group)) for way in ways)
 
 

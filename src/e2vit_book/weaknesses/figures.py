@@ -62,8 +62,8 @@ def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, An
         _line(axes[0], x, y, name, ("-", "--")[k % 2])
     for network, twin in dict.fromkeys((row["network"], row["twin"]) for row in gain):
         of_pair = [row for row in gain if row["network"] == network]
-        values = [(row["difference"].points, row["difference"].low, row["difference"].high) for row in of_pair]
-        x, y = [100 * row["fraction"] for row in of_pair], np.array(values)
+        values = [(row["difference"].mean, row["difference"].low, row["difference"].high) for row in of_pair]
+        x, y = [100 * row["fraction"] for row in of_pair], 100 * np.array(values)
         _line(axes[1], x, y, network, "-", f"{network} over {twin}")
     axes[1].axhline(0, color="gray", linewidth=1)
     axes[0].set(ylabel="test accuracy (%)")

@@ -4,21 +4,18 @@ Accuracies are fractions, points are hundredths of them. An interval covers 95 %
 """
 
 import json
-import math
-import statistics
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.stats import linregress, norm, t
+from scipy.stats import linregress, t
 from torch import Tensor
 
 from e2vit.actions import rotate
-from e2vit.experiments import RecordError, Run, records, results_folder, run
+from e2vit.experiments import records
 from e2vit.metrics import wilson
 from e2vit.models import GroupAttentionNetConfig
 
@@ -50,70 +47,7 @@ CONVOLUTIONAL = {  # the field network of other experiments → its name in the 
     "z2cnn": "CNN, Z2CNN",
 }
 TWINS = {"hybrid, C4": "its plain twin", "G-CNN, P4CNN": "CNN, Z2CNN"}  # with poses → without
-POWER = 0.8  # probability with which a "detectable" difference would have been shown
 DATA = Path(__file__).resolve().parents[3] / "data"
-
-
-def trained(networks: dict[str, tuple[str, ...]], mode: str) -> dict[str, Run]:
-    """Load the first of each network's experiments that has a record; a network without any is left out.
-
-    Mode "quick" trains a small copy for a moment instead; mode "train" makes the last, cheapest one where none is.
-    """
-    runs = {}
-    for label, names in networks.items():
-        for name in names if mode != "quick" else names[-1:]:
-            try:
-                runs[label] = run(name, "report" if mode == "train" and name != names[-1] else mode)
-                break
-            except RecordError:
-                continue
-    return runs
-
-
-def finished(mode: str, quick: Sequence[str], **fields: Any) -> Records:
-    """Find the records with these fields of their experiment; in mode "quick" train small copies of the named ones."""
-    return [run(name, "quick").record for name in quick] if mode == "quick" else records.find(**fields)
-
-
-@dataclass(frozen=True)
-class Difference:
-    """A difference in test accuracy, points, with its 95 % interval.
-
-    detectable: the true difference (points) that so many seeds and images would have shown with a probability of 80 %.
-    kind:       "seeds" for Welch's interval over three or more seeds each; "images" for fewer seeds, where only the
-                test images count and another seed may give another difference.
-    """
-
-    points: float
-    low: float
-    high: float
-    detectable: float
-    kind: str
-
-    @property
-    def shown(self) -> bool:
-        return self.low > 0 or self.high < 0
-
-    def __str__(self) -> str:
-        return f"{self.points:+.2f} points [{self.low:+.2f}, {self.high:+.2f}]"
-
-
-def difference(first: Records, second: Records) -> Difference:
-    """Compare the records of two networks: the accuracy of the second minus that of the first."""
-    sides = [[record["test"]["accuracy"] for record in side] for side in (first, second)]
-    points = 100 * (statistics.fmean(sides[1]) - statistics.fmean(sides[0]))
-    if min(map(len, sides)) >= 3:
-        kind, squares = "seeds", [statistics.variance(side) / len(side) for side in sides]
-        parts = sum(square**2 / (len(side) - 1) for square, side in zip(squares, sides, strict=True))
-        freedom = sum(squares) ** 2 / parts if parts else math.inf
-        reach, power = t.ppf(0.975, freedom), t.ppf(POWER, freedom)
-    else:
-        means = [statistics.fmean(side) for side in sides]
-        counts = [side[0]["test"]["count"] for side in (first, second)]
-        kind, squares = "images", [p * (1 - p) / count for p, count in zip(means, counts, strict=True)]
-        reach, power = norm.ppf(0.975), norm.ppf(POWER)
-    error, reach, power = 100 * math.sqrt(sum(squares)), float(reach), float(power)
-    return Difference(points, points - reach * error, points + reach * error, (reach + power) * error, kind)
 
 
 def turned_logits(
@@ -175,13 +109,14 @@ def efficiency(found: Records) -> list[dict[str, Any]]:
 
 def advantage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The difference between a network with poses and its twin without, for each share that both have."""
+    spread = records.seed_spread(row["records"] for row in rows)
     of = {(row["network"], row["fraction"]): row["records"] for row in rows}
-    return [
-        {"network": network, "twin": twin, "fraction": share, "difference": difference(of[twin, share], of_one)}
-        for network, twin in TWINS.items()
-        for (name, share), of_one in sorted(of.items(), key=lambda item: item[0][1])
-        if name == network and (twin, share) in of
-    ]
+    gains = []
+    for network, twin in TWINS.items():
+        for share in sorted(share for name, share in of if name == network and (twin, share) in of):
+            gain = records.difference(of[twin, share], of[network, share], spread)
+            gains.append({"network": network, "twin": twin, "fraction": share, "difference": gain})
+    return gains
 
 
 def layer_scores(config: GroupAttentionNetConfig) -> dict[str, int]:
@@ -194,11 +129,6 @@ def layer_scores(config: GroupAttentionNetConfig) -> dict[str, int]:
     for number, step in enumerate(layers, start=1):
         scores[f"group layer {number}, {step.size}×{step.size}"] = order**power * each * step.size**2
     return scores
-
-
-def benchmark(name: str) -> dict[str, Any]:
-    """Read a record of a benchmark: data/results/benchmarks/<name>.json."""
-    return json.loads((results_folder() / "benchmarks" / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def power_law(x: Collection[float], y: Collection[float]) -> tuple[float, float, float]:

@@ -1,7 +1,5 @@
 """What the chapters 4 and 5 measure and draw says what the records and the views say."""
 
-import json
-
 import numpy as np
 import pytest
 import torch
@@ -11,10 +9,9 @@ from matplotlib.figure import Figure
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
-from e2vit.metrics import mcnemar, wilson
+from e2vit.metrics import difference, mcnemar, wilson
 from e2vit.models import Symmetrized
-from e2vit_book.drawing import drawing
-from e2vit_book.exercise import Exercise
+from e2vit_book import results
 from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
@@ -78,10 +75,8 @@ def test_a_detectable_difference_is_found_four_times_in_five():
 def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("E2VIT_RESULTS", str(tmp_path))
     assert comparison.available(["rotmnist/vit"], "report") == {}
-    assert comparison.found("report") == [] and hybrid.found("rotmnist/", "report") == {}
-    assert comparison.costs(tmp_path / "none.json") == {}
-    (tmp_path / "some.json").write_text(json.dumps({"milliseconds": {}}))
-    assert comparison.costs(tmp_path / "some.json") == {"milliseconds": {}}
+    assert comparison.found("report") == [] == results.found("report", prefix="rotmnist/")
+    assert results.first(["rotmnist/vit"], "report") is None
 
 
 def test_the_winning_view_turns_against_the_image():
@@ -111,7 +106,7 @@ def test_shifts_change_what_looks_at_places_and_nothing_else():
 
 @pytest.mark.parametrize("name", ["rotmnist/pooled-gcnn", "rotmnist/pooled-patches", "rotmnist/patches-c4"])
 def test_the_cost_of_every_hybrid_can_be_counted(name):
-    assert 1e6 < hybrid.multiply_adds(EXPERIMENTS[name]) < 1e9
+    assert 1e6 < results.multiply_adds(EXPERIMENTS[name]) < 1e9
 
 
 def test_every_network_of_a_figure_has_a_name_of_its_own():
@@ -119,35 +114,6 @@ def test_every_network_of_a_figure_has_a_name_of_its_own():
     names = [hybrid.title(experiment) for experiment in whole]
     assert len(set(names)) == len(names)
     assert hybrid.title(EXPERIMENTS["rotmnist/hybrid-c4"]) == "hybrid, C4"
-
-
-def test_the_spread_between_seeds_is_pooled_over_experiments():
-    accuracies = {"rotmnist/hybrid-c4": [0.9, 0.92], "rotmnist/vit": [0.8, 0.84], "rotmnist/gcnn-p4cnn": [0.5]}
-    groups = {
-        EXPERIMENTS[name]: [record(name, seed, accuracy) for seed, accuracy in enumerate(values)]
-        for name, values in accuracies.items()
-    }
-    spread, freedom = hybrid.seed_spread(groups)
-    assert freedom == 2 and spread == pytest.approx(((2 * 0.01**2 + 2 * 0.02**2) / 2) ** 0.5)
-    one = Summary(0.9, 0.89, 0.91, 1, 10_000, "images")
-    assert hybrid.detectable(one, 0.0) == pytest.approx(2.8 * (2 * 0.9 * 0.1 / 10_000) ** 0.5)
-    assert hybrid.detectable(one, 0.01) > hybrid.detectable(one, 0.0)
-
-
-def test_an_exercise_fails_until_it_is_solved(capsys):
-    exercise = Exercise(lambda answer: answer == 42)
-    exercise(...)
-    assert "Not solved" in capsys.readouterr().out
-    with pytest.raises(AssertionError):
-        exercise(41)
-    exercise(42)
-    assert "Solved" in capsys.readouterr().out
-
-
-def test_the_drawing_of_the_hybrid_has_a_text_and_no_color_of_its_own_for_lines():
-    page = drawing("hybrid", "The hybrid").data
-    assert "<title" in page and "<desc" in page and 'role="img"' in page
-    assert "currentColor" in page and not any(color in page for color in ("black", "#000", "white", "#fff"))
 
 
 def test_every_figure_is_a_figure():
@@ -172,7 +138,7 @@ def test_every_figure_is_a_figure():
         hybrid_figures.exactness({"hybrid": {"stem": 0.0}, "b": {"stem": 1e-3}}),
         hybrid_figures.turned_filters({"fitted": pictures, "nearest": pictures}, range(8)),
         hybrid_figures.turning([1, 2], {"a": [0.1, 0.2]}),
-        hybrid_figures.differences(["a"], [one], one, 0.01),
+        hybrid_figures.differences({"a": difference([0.9], [0.91], 400)}, 0.01),
         hybrid_figures.cost(points),
         hybrid_figures.cost([]),
         hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),

@@ -1,4 +1,4 @@
-"""Numbers of the layers on tokens: random groups, sizes and precisions, as in test_numbers for the layers on maps."""
+"""Layers on tokens: random groups, sizes and precisions, as in test_random_cases for the layers on maps."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from einops import rearrange
 from hypothesis import given
 from hypothesis import strategies as st
 from test_kernels import largest_error
-from test_numbers import BOUNDS, EXACT, SEEDS, tries
+from test_random_cases import BOUNDS, EXACT, SEEDS, tries
 from torch import nn
 
 from e2vit.actions import act
