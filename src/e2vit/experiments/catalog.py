@@ -172,8 +172,8 @@ def _convolutional() -> list[Experiment]:
 
 
 def _data_efficiency() -> list[Experiment]:
-    """Two networks over C4 and their twins without poses, without dropout, each trained until its validation accuracy no
-    longer rises: the rate falls to zero over enough updates, and a test looks at the last tenth of every curve."""
+    """Two networks over C4 and their twins without poses, without dropout, each trained until its validation accuracy
+    no longer rises: the rate falls to zero over enough updates, and a test looks at the end of every curve."""
     nets = {  # name -> what it is, model
         "hybrid-c4": ("the hybrid over C4", HYBRID),
         "plain-cnn": ("its twin without poses: a plain CNN, then a plain transformer", PLAIN_TWIN),

@@ -173,6 +173,13 @@ def efficiency(found: Records) -> list[dict[str, Any]]:
     ]
 
 
+def late_rise(record: dict[str, Any]) -> float:
+    """By how much the last tenth of a run raised its best validation accuracy (a fraction)."""
+    curve = [entry["accuracy"] for entry in record["curve"]]
+    last = max(1, len(curve) // 10)
+    return max(curve) - max(curve[:-last])
+
+
 def advantage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The difference between a network with poses and its twin without, for each share that both have."""
     of = {(row["network"], row["fraction"]): row["records"] for row in rows}
