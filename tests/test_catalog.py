@@ -2,7 +2,8 @@
 
 import json
 
-from e2vit.experiments import EXPERIMENTS, configuration
+from e2vit.experiments import EXPERIMENTS, configuration, records
+from e2vit_book.weaknesses.measure import late_rise
 
 
 def test_every_entry_has_its_name_its_network_and_a_sentence():
@@ -32,7 +33,7 @@ def test_within_a_setting_every_method_is_trained_alike():
         if entry.regime:
             trainings.setdefault((entry.setting, entry.regime), set()).add(entry.training)
             assert entry.training.regime == entry.regime and entry.model.aggregate == entry.method
-    assert len(trainings) == 13 and all(len(each) == 1 for each in trainings.values())
+    assert len(trainings) == 10 and all(len(each) == 1 for each in trainings.values())
 
 
 def test_four_attention_networks_share_all_but_group_and_index():
@@ -44,9 +45,18 @@ def test_four_attention_networks_share_all_but_group_and_index():
     assert differing == {"group", "index"}
 
 
-def test_the_fractions_of_the_data_have_the_same_number_of_updates():
-    entries = [entry for entry in EXPERIMENTS.values() if entry.setting == "data_efficiency"]
-    assert {entry.training.epochs * entry.training.updates_per_epoch for entry in entries} == {1000}
+def test_the_networks_of_one_share_of_the_data_are_trained_alike_and_without_dropout():
+    trainings: dict[float, set] = {}
+    for entry in EXPERIMENTS.values():
+        if entry.setting == "data_efficiency":
+            trainings.setdefault(entry.fraction, set()).add(entry.training)
+            assert entry.model.dropout == 0
+    assert len(trainings) == 3 and all(len(each) == 1 for each in trainings.values())
+
+
+def test_every_network_of_the_data_efficiency_stopped_rising():
+    found = records.find("fraction/")
+    assert found and max(map(late_rise, found)) <= 0.005
 
 
 def test_only_the_study_of_test_selection_watches_the_test_split():

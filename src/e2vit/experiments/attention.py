@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from e2vit.experiments.experiment import Experiment
-from e2vit.experiments.recipes import C1, C4, D4, MUON, OFFICIAL
+from e2vit.experiments.recipes import C1, C4, MUON, OFFICIAL
 from e2vit.groups import gevit_index, gsa_index
 from e2vit.models import GroupAttentionNetConfig
 
@@ -20,8 +20,6 @@ def group_attention() -> list[Experiment]:
         "gevit-c4": ("GE-ViT over C4", official(index=gevit_index)),
         "gsa-c4": ("GSA-Net over C4", official(index=gsa_index)),
         "attention-z2": ("self-attention without a group, as released", official(group=C1)),
-        "corrected-d4": ("group attention over D4 with the Cayley table", sound(group=D4, window=5)),
-        "gevit-d4": ("GE-ViT over D4, whose index is broken", official(group=D4, index=gevit_index, window=5)),
     }
     tenth: dict[str, Any] = {"epochs": 8, "batch_size": 8, "validation_images": 500, "test_images": 5_000}
     short, tuned = replace(OFFICIAL, **tenth), replace(MUON, warmup_epochs=0.5, average=0.99, **tenth)
@@ -41,7 +39,7 @@ def group_attention() -> list[Experiment]:
             training,
             fraction=0.1,
             network=network,
-            seeds=1 if model.group == D4 else 3,
+            seeds=1,
         )
         for name, (about, model, training, network) in few.items()
     ]
@@ -63,13 +61,14 @@ def trained_alike() -> list[Experiment]:
     trials: dict[str, dict[str, Any]] = {  # name -> what differs from the recipe
         "rate-1e-2": {},
         "rate-3e-3": {"learning_rate": 3e-3},
-        "rate-3e-3-batch-32": {"learning_rate": 3e-3, "batch_size": 32},
         "rate-3e-3-adamw": {"learning_rate": 3e-3, "optimizer": "adamw"},
     }
     terms = "stable positions, window 5, all training images"
     return [
         *(
-            Experiment(f"attention/{name}", f"{about}, {terms}", model, recipe, setting="attention", network=name)
+            Experiment(
+                f"attention/{name}", f"{about}, {terms}", model, recipe, setting="attention", network=name, seeds=1
+            )
             for name, (about, model) in nets.items()
         ),
         *(

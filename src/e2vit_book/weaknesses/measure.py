@@ -30,10 +30,6 @@ NETWORKS = {  # name in the chapter → its experiments, the first with a record
     "G-CNN, C4": ("rotmnist/gcnn-p4cnn",),
     "hybrid, C4": ("rotmnist/hybrid-c4",),
 }
-OVER_D4 = {
-    "GE-ViT, D4": ("rotmnist/gevit-d4-tenth",),
-    "Cayley table, D4": ("rotmnist/corrected-d4-tenth",),
-}
 ATTENTION = {  # the field network of the experiments trained alike → its name in the chapter
     "plain": "attention without a group",
     "gsa": "GSA-Net, C4",
@@ -105,6 +101,13 @@ def efficiency(found: Records) -> list[dict[str, Any]]:
         }
         for experiment, of_one in records.by_experiment(found).items()
     ]
+
+
+def late_rise(record: dict[str, Any]) -> float:
+    """By how much the last tenth of a run raised its best validation accuracy (a fraction)."""
+    curve = [entry["accuracy"] for entry in record["curve"]]
+    last = max(1, len(curve) // 10)
+    return max(curve) - max(curve[:-last])
 
 
 def advantage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
