@@ -28,7 +28,7 @@ numba_kernel, simd = (importlib.import_module(f"e2vit.kernels.cpu.{name}") for n
 caching = importlib.import_module("numba.core.caching")
 CASES = {  # output poses, query poses, key poses, window, a disc of offsets, diagonal, own tables for each head
     "group": (3, 2, 5, 3, False, False, False),
-    "blocks": (5, 4, 6, 5, False, False, True),
+    "blocks": (8, 4, 12, 5, False, False, True),
     "lifting": (4, 1, 1, 5, False, False, False),
     "disc": (2, 3, 2, 5, True, False, True),
     "diagonal": (3, 3, 3, 3, False, True, True),

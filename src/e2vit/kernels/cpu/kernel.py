@@ -11,10 +11,12 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from e2vit.kernels.cpu import program
+from e2vit.kernels.cpu.simd import WIDTH
 from e2vit.kernels.operator import operator
 
 
@@ -40,11 +42,11 @@ def _forward(q, k, value, position, element, table, mask):
 def _backward(dout, kept, q, k, value, position, element, table, mask):
     arguments = _arguments(q, k, value, position, element, table, mask)
     maps = [torch.empty_like(x) for x in arguments[:3]]
-    dposition = q.new_empty(*q.shape[:2], len(table), len(arguments[6]), q.shape[2])
-    delement = q.new_empty(*q.shape[:2], *element.shape[1:])
+    dposition = q.new_empty(*q.shape[:2], len(table), q.shape[2], len(arguments[6]))
+    delement = q.new_empty(*q.shape[:2], *element.mT.shape[1:])
     _spread(program.backward, arguments, [dout.contiguous(), *maps, dposition, delement])
     dposition, delement = (
-        x.sum(0) if len(given) > 1 else x.flatten(0, 1).sum(0, keepdim=True)
+        (x.sum(0) if len(given) > 1 else x.flatten(0, 1).sum(0, keepdim=True)).mT.contiguous()
         for x, given in ((dposition, position), (delement, element))
     )
     if mask is not None:
@@ -62,11 +64,18 @@ def _arguments(q, k, value, position, element, table, mask) -> tuple:
     heads, (height, width), side = q.shape[1], q.shape[-2:], k.shape[-1] - q.shape[-1] + 1
     chosen = np.flatnonzero(np.ones(side**2, bool) if mask is None else mask.numpy())
     first = np.searchsorted(chosen, np.arange(side + 1) * side)  # where each row of the window begins among them
-    position = position[:, :, torch.from_numpy(chosen)].mT  # some_heads v d offset
+    tables = _table(position[:, :, torch.from_numpy(chosen)].mT), _table(element.mT[:, None])
     sizes = (len(table), q.shape[3], k.shape[3], q.shape[2], element.shape[1])
     shape = (heads, len(position), len(element), value.shape[2], height, width, side)
-    floats = (x.contiguous() for x in (q, k, value, position, element))
-    return *floats, table.contiguous().numpy(), chosen, first, sizes, shape
+    rows = (0,) * (1 if any(axis % 4 for axis in table.shape) else 4)  # poses done at once
+    maps = (x.contiguous() for x in (q, k, value))
+    return *maps, *tables, table.contiguous().numpy(), chosen, first, sizes, shape, rows
+
+
+def _table(numbers: Float[Tensor, "some_heads pose d column"]) -> Float[Tensor, "some_heads plane column lane"]:
+    """Each number WIDTH times, and behind them a plane of zeros: what ``products`` reads."""
+    planes = F.pad(numbers.flatten(1, 2), (0, 0, 0, 1))
+    return planes[..., None].repeat(1, 1, 1, WIDTH)
 
 
 def _spread(function, arguments: tuple, results: list[Tensor]) -> None:
