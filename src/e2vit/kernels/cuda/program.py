@@ -65,32 +65,10 @@ def _scores(x, key, pose, there):
 
 @triton.jit
 def forward(
-    q,
-    k,
-    value,
-    position,
-    pose,
-    table,
-    offsets,
-    out,
-    logsum,
-    heads,
-    outputs,
-    queries,
-    poses,
-    entries,
-    height,
-    width,
-    side,
-    count,
-    position_head,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    D_PAD: tl.constexpr,
-    E_PAD: tl.constexpr,
-    M_PAD: tl.constexpr,
-    GROUP: tl.constexpr,
-):
+    q, k, value, position, pose, table, offsets, out, logsum, heads, outputs, queries, poses, entries, height,
+    width, side, count, position_head, D: tl.constexpr, E: tl.constexpr, D_PAD: tl.constexpr, E_PAD: tl.constexpr,
+    M_PAD: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
     """out of one output pose, and the logarithm of the normalizer of each of its query poses."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
     padded, tiles = (height + side - 1) * wide, tl.cdiv(pixels, PIXELS)
@@ -133,36 +111,10 @@ def forward(
 
 @triton.jit
 def backward_queries(
-    q,
-    k,
-    value,
-    position,
-    pose,
-    table,
-    offsets,
-    dout,
-    logsum,
-    mean,
-    dq,
-    dposition,
-    dpose,
-    heads,
-    outputs,
-    queries,
-    poses,
-    entries,
-    height,
-    width,
-    side,
-    count,
-    position_head,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    D_PAD: tl.constexpr,
-    E_PAD: tl.constexpr,
-    M_PAD: tl.constexpr,
-    GROUP: tl.constexpr,
-):
+    q, k, value, position, pose, table, offsets, dout, logsum, mean, dq, dposition, dpose, heads, outputs, queries,
+    poses, entries, height, width, side, count, position_head, D: tl.constexpr, E: tl.constexpr,
+    D_PAD: tl.constexpr, E_PAD: tl.constexpr, M_PAD: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
     """The gradient of some query poses and what they give to the embeddings; mean[v,g] = Σ_{m,o} weight·dweight."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
     padded, tiles = (height + side - 1) * wide, tl.cdiv(pixels, PIXELS)
@@ -217,35 +169,10 @@ def backward_queries(
 
 @triton.jit
 def backward_keys(
-    q,
-    k,
-    value,
-    position,
-    pose,
-    table,
-    offsets,
-    dout,
-    logsum,
-    mean,
-    dk,
-    dvalue,
-    heads,
-    outputs,
-    queries,
-    poses,
-    entries,
-    height,
-    width,
-    side,
-    count,
-    position_head,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    D_PAD: tl.constexpr,
-    E_PAD: tl.constexpr,
-    M_PAD: tl.constexpr,
-    GROUP: tl.constexpr,
-):
+    q, k, value, position, pose, table, offsets, dout, logsum, mean, dk, dvalue, heads, outputs, queries, poses,
+    entries, height, width, side, count, position_head, D: tl.constexpr, E: tl.constexpr, D_PAD: tl.constexpr,
+    E_PAD: tl.constexpr, M_PAD: tl.constexpr, GROUP: tl.constexpr,
+):  # fmt: skip
     """The gradient of the key and the value of some pixels in one pose, from all queries whose window holds them."""
     pixels, wide, margin = height * width, width + side - 1, side // 2
     padded, tiles = (height + side - 1) * wide, tl.cdiv(pixels, PIXELS)
