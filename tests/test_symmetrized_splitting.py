@@ -153,6 +153,16 @@ def test_a_head_that_is_replaced_is_used():
     assert torch.allclose(wrapped(images()), Symmetrized(model, cyclic(4), "feature_mean")(images()), atol=1e-12)
 
 
+def test_a_head_of_another_width_is_refused_where_the_aggregate_was_built_for_the_old_one():
+    model = randomized(Base())
+    wrapped, free = (Symmetrized(model, cyclic(4), name) for name in ("learned_mean", "feature_mean"))
+    model.fc = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="built for 8 features, and the last layer of the model takes 6 now"):
+            wrapped(images())
+    assert free(images()).shape == (3, 3)
+
+
 def test_a_model_that_is_replaced_is_used():
     wrapped = Symmetrized(randomized(Base()), cyclic(4), "feature_mean")
     wrapped.model = randomized(MODELS["log-softmax"](), seed=1)
