@@ -19,7 +19,6 @@ from e2vit.models import Symmetrized, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
 
 
-@torch.inference_mode()
 def measure(group, interpolation, config: ViTConfig, count: int, rounds: int) -> dict[str, float]:
     """Milliseconds per image of the base and of every aggregate."""
     base = ViT(config).eval()

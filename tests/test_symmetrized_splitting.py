@@ -154,6 +154,15 @@ def test_a_head_that_is_replaced_is_used():
     assert torch.allclose(wrapped(images()), Symmetrized(model, cyclic(4), "feature_mean")(images()), atol=1e-12)
 
 
+def test_a_model_is_wrapped_in_inference_mode_but_not_built_there():
+    model = randomized(Base())
+    with torch.inference_mode():
+        wrapped = Symmetrized(model, cyclic(1), "feature_mean")
+        assert torch.allclose(wrapped(images()), model(images()), atol=1e-12)
+        with pytest.raises(ValueError, match="built in inference mode"):
+            Symmetrized(Base(), cyclic(1), "feature_mean")
+
+
 def test_a_head_of_another_width_is_refused_where_the_aggregate_was_built_for_the_old_one():
     model = randomized(Base())
     wrapped, free = (Symmetrized(model, cyclic(4), name) for name in ("learned_mean", "feature_mean"))
