@@ -41,8 +41,9 @@ from e2vit.training.fine_tuning import predict, view_features
 from e2vit_book.exercise import Exercise
 from e2vit_book.post_hoc import figures, measure
 from e2vit_book.post_hoc.measure import REGIMES, SETTINGS
+from e2vit_book.results import benchmark
 from e2vit_book.tables import table
-from e2vit_book.weaknesses.measure import benchmark, elsewhere
+from e2vit_book.weaknesses.measure import elsewhere
 from IPython.display import Markdown, display
 from torchvision.models import ResNet
 from torchvision.models.resnet import BasicBlock

@@ -178,7 +178,7 @@ for data, name in measure.DATA.items():
     display(table(measure.rows(data, "d4")))
 
 # %% tags=["hide-input"]
-display(Markdown(measure.pretrained(benchmark("foreign"))))
+display(Markdown(measure.pretrained(results.benchmark("foreign"))))
 
 # %% [markdown]
 # Intervals of two networks that overlap do not settle which is better, since both vary with the fold. A fold that is hard

@@ -16,7 +16,7 @@ from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
 from e2vit_book.post_hoc import measure as comparison
-from e2vit_book.weaknesses.measure import benchmark
+from e2vit_book.results import benchmark
 
 
 def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
@@ -175,4 +175,5 @@ def test_gains_of_pretrained_features_are_paired_by_fold():
 
     one, mean = comparison.pretrained_heads({"land": rows("one view", 0.0) + rows("mean", 0.1)}, "land")
     assert one["10 %"].mean == pytest.approx(0.6) and one["10 %"].seeds == 3 and one["gain at 100 %"] is None
-    assert mean["gain at 10 %"] == "+1.0 [+1.0, +1.0] points" and mean["gain at 100 %"] == "+10.0 [+10.0, +10.0] points"
+    assert mean["gain at 10 %"] == "+1.00 points [+1.00, +1.00]"
+    assert mean["gain at 100 %"] == "+10.00 points [+10.00, +10.00]"

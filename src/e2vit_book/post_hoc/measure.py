@@ -11,11 +11,10 @@ from e2vit.actions import invariance_error, rotate
 from e2vit.experiments import Run, records
 from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
-from e2vit.metrics import student, wilson
+from e2vit.metrics import paired_difference, student, wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
 from e2vit_book import results
-from e2vit_book.real.measure import paired
 
 SETTINGS = {
     "rotated": "digits at all angles",
@@ -187,7 +186,7 @@ def pretrained_heads(foreign: dict[str, Any], data: str) -> list[dict[str, Any]]
         for share in ("10 %", "100 %"):
             base = [row["accuracy"] for row in of["one view"][share]]
             gains = [row["accuracy"] - other for row, other in zip(shares[share], base, strict=True)]
-            rows[-1] |= {share: over_folds(shares[share]), f"gain at {share}": str(paired(gains))}
+            rows[-1] |= {share: over_folds(shares[share]), f"gain at {share}": str(paired_difference(gains))}
     rows[0] |= dict.fromkeys(("gain at 10 %", "gain at 100 %"))
     return rows
 
