@@ -19,7 +19,6 @@ from e2vit.models import Symmetrized, ViT, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
 
 
-@torch.inference_mode()
 def measure(group, interpolation, config: ViTConfig, count: int, rounds: int) -> dict[str, float]:
     """Milliseconds per image of the base and of every aggregate."""
     base = ViT(config).eval()
@@ -27,7 +26,8 @@ def measure(group, interpolation, config: ViTConfig, count: int, rounds: int) ->
     many = torch.rand(count * group.order, *images.shape[1:])
     models = {name: Symmetrized(base, group, name, interpolation=interpolation).eval() for name in AGGREGATES}
     calls = {name: lambda model=model: model(images) for name, model in models.items()}
-    seconds = alternate({"base": lambda: base(many), **calls}, rounds)
+    with torch.inference_mode():
+        seconds = alternate({"base": lambda: base(many), **calls}, rounds)
     return {name: 1000 * s / (len(many) if name == "base" else count) for name, s in seconds.items()}
 
 

@@ -177,6 +177,9 @@ for data, name in measure.DATA.items():
     display(Markdown(f"**{name.capitalize()}**, test accuracy and seconds of a run:"))
     display(table(measure.rows(data, "d4")))
 
+# %% tags=["hide-input"]
+display(Markdown(measure.pretrained(results.benchmark("foreign"))))
+
 # %% [markdown]
 # Intervals of two networks that overlap do not settle which is better, since both vary with the fold. A fold that is hard
 # for one is hard for the other. So we subtract, fold by fold:

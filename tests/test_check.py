@@ -94,8 +94,9 @@ def test_maps_should_move_with_the_images():
     pool = nn.AvgPool2d(3, 1, 1)
     assert check(pool, images(9), dihedral(4))["exact"] < 1e-12
     assert check(nn.Conv2d(1, 2, 3, dtype=torch.float64), images(9), cyclic(4))["exact"] > 1e-2
-    with pytest.raises(TypeError, match="output of the model is a tuple"):
+    with pytest.raises(ValueError, match="got tuple: pass output="):
         check(lambda x: (x,), images(9), cyclic(4))
+    assert check(lambda x: {"maps": pool(x)}, images(9), cyclic(4), output="maps")["exact"] < 1e-12
     with pytest.raises(ValueError, match="images are floats .*, not torch.uint8"):
         check(pool, images(9).byte(), cyclic(4))
     with untyped(), pytest.raises(TypeError, match="such as cyclic"):

@@ -18,6 +18,8 @@ from e2vit.models import (
     GroupAttentionNetConfig,
     HybridViT,
     HybridViTConfig,
+    OcticViT,
+    OcticViTConfig,
     PooledHybrid,
     PooledHybridConfig,
     ViT,
@@ -34,6 +36,7 @@ MODELS = {
     "hybrid": lambda: HybridViT(HybridViTConfig(attention="within_pose").tiny()),
     "hybrid, rotary": lambda: HybridViT(HybridViTConfig(position="rotary", depth=1).tiny()),
     "pooled hybrid": lambda: PooledHybrid(PooledHybridConfig().tiny()),
+    "octic": lambda: OcticViT(OcticViTConfig().tiny()),
     "gcnn": lambda: GCNN(GCNNConfig(group=cyclic(4)).tiny()),
     "group attention": lambda: GroupAttentionNet(
         GroupAttentionNetConfig(group=dihedral(4), window_shape="disc").tiny()

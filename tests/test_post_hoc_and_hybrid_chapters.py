@@ -16,6 +16,7 @@ from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
 from e2vit_book.post_hoc import figures as post_hoc
 from e2vit_book.post_hoc import measure as comparison
+from e2vit_book.results import benchmark
 
 
 def record(name: str, seed: int, accuracy: float, validation: float = 0.5, likelihood: float = 1.0) -> dict:
@@ -145,3 +146,34 @@ def test_every_figure_is_a_figure():
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
     plt.close("all")
+
+
+def test_no_family_of_timm_is_silently_wrong():
+    found = benchmark("timm_families")
+    counted = comparison.families(found)
+    assert counted["count"] == len(found) > 90 and counted["right"] + len(counted["refused"]) == counted["count"]
+    assert counted["features"] < 1e-6 and counted["logits"] < 1e-5
+    assert all("pass features= and head= yourself" in found[name]["features over C1"] for name in counted["refused"])
+
+
+def test_answers_that_change_are_counted_without_the_identity():
+    upright, half = ["a"] * 8, ["a", "b", "a", "b", "a", "a", "a", "a"]
+    found = {"photographs": {"names": ["x_y", "z"], "classes": {"alone": [upright, half], "D4": [upright, upright]}}}
+    assert comparison.changed_answers(found) == {"alone": (2 / 6, 2 / 14), "D4": (0.0, 0.0)}
+    row = {"photograph": "z", "0°": "a", "90°": "b", "180°": "a", "270°": "b", "averaged": "a"}
+    assert comparison.photographs(found, ["z"]) == [row]
+
+
+def test_gains_of_pretrained_features_are_paired_by_fold():
+    def rows(method, gain):
+        shares = (0.1, 1 / 3, 1.0)
+        return [
+            {"method": method, "share": s, "fold": k, "accuracy": 0.5 + 0.1 * k + gain * s, "test_images": 7}
+            for s in shares
+            for k in range(3)
+        ]
+
+    one, mean = comparison.pretrained_heads({"land": rows("one view", 0.0) + rows("mean", 0.1)}, "land")
+    assert one["10 %"].mean == pytest.approx(0.6) and one["10 %"].seeds == 3 and one["gain at 100 %"] is None
+    assert mean["gain at 10 %"] == "+1.00 points [+1.00, +1.00]"
+    assert mean["gain at 100 %"] == "+10.00 points [+10.00, +10.00]"

@@ -135,6 +135,20 @@ def test_the_surest_view_and_the_maximum_of_each_class_choose_the_same_class():
     assert not torch.allclose(surest.softmax(-1), maximum.softmax(-1), atol=1e-2)
 
 
+@pytest.mark.parametrize("name", ["most_certain", "canonical_energy"])
+def test_views_of_equal_merit_are_averaged_whatever_their_order(name):
+    """In single precision: probabilities round to 1, and behind a log-softmax every energy is 0 but for rounding."""
+    generator = torch.Generator().manual_seed(3)
+    sure = torch.eye(4)[None] * 60 + torch.rand(1, 4, 4, generator=generator) * 1e-6
+    normalized = torch.randn(6, 4, 4, generator=generator).log_softmax(-1)
+    for logits in (sure, normalized if name == "canonical_energy" else sure):
+        combined = AGGREGATES[name](logits)
+        assert torch.allclose(combined, AGGREGATES["mean_logits"](logits), atol=1e-5)
+        assert torch.allclose(combined, AGGREGATES[name](logits[:, [2, 0, 3, 1]]), atol=1e-5)
+    two = torch.tensor([[[20.0, 0, 0, 0], [0, 25, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0]]])  # both round to 1
+    assert torch.equal(AGGREGATES[name](two), two[:, 1]), "the odds tell them apart"
+
+
 def test_sum_is_mean_behind_a_layer_norm_alone():
     normalized = randomized(Convolutional())
     normalized.head[0].eps = 0.0

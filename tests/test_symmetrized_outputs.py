@@ -10,7 +10,7 @@ from e2vit.actions import act, equivariance_error, invariance_error
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES
-from e2vit.models.symmetrized.motion import matrices, move_keypoints, move_vectors
+from e2vit.models.symmetrized.motion import move_keypoints, move_vectors
 from e2vit.testing import randomized
 
 OF_LOGITS = [name for name, aggregate in AGGREGATES.items() if aggregate.combines == "logits"]
@@ -147,8 +147,8 @@ def test_vectors_and_keypoints_turn_with_the_image(kind, group):
     model = lambda x: inner(x).unflatten(1, (3, 2))  # noqa: E731
     wrapped = Symmetrized(model, group, output_action=kind)
     y, plain = wrapped(images()), model(images())
-    for g, matrix in enumerate(matrices(group)):
-        moved = move_vectors(matrix, y) if kind == "vectors" else move_keypoints(matrix, y, (12, 12))
+    for g in range(group.order):
+        moved = move_vectors(group, g, y) if kind == "vectors" else move_keypoints(group, g, y, (12, 12))
         assert torch.allclose(wrapped(act(group, g, images())), moved, atol=1e-10)
     assert not torch.allclose(model(act(group, 1, images())), plain, atol=1e-2)
 
@@ -156,9 +156,9 @@ def test_vectors_and_keypoints_turn_with_the_image(kind, group):
 def test_keypoints_follow_the_pixel_they_name():
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, 1, 4] = 1.0  # column 4, row 1
-    for g, matrix in enumerate(matrices(dihedral(4))):
+    for g in range(8):
         row, column = act(dihedral(4), g, image)[0, 0].nonzero()[0].tolist()
-        assert move_keypoints(matrix, torch.tensor([[4.0, 1.0]]), (5, 5)).tolist() == [[column, row]]
+        assert move_keypoints(dihedral(4), g, torch.tensor([[4.0, 1.0]]), (5, 5)).tolist() == [[column, row]]
 
 
 def test_outputs_that_turn_are_not_combined_as_features():

@@ -102,6 +102,7 @@ def test_a_feature_aggregate_over_the_trivial_group_is_the_model(name):
 
 
 def test_what_follows_is_seen_behind_a_head_of_zeros():
+    torch.manual_seed(1)  # with negative outputs
     model = ZeroHead().double().eval()
     nn.init.zeros_(model.fc.weight), nn.init.zeros_(model.fc.bias)
     wrapped = Symmetrized(model, cyclic(1), "feature_mean")
@@ -151,6 +152,25 @@ def test_a_head_that_is_replaced_is_used():
     assert torch.allclose(wrapped(images()), Symmetrized(model, cyclic(4), "feature_mean")(images()), atol=1e-12)
     model.fc = nn.Sequential(nn.Linear(8, 3), nn.ReLU()).double()
     assert torch.allclose(wrapped(images()), Symmetrized(model, cyclic(4), "feature_mean")(images()), atol=1e-12)
+
+
+def test_a_model_is_wrapped_in_inference_mode_but_not_built_there():
+    model = randomized(Base())
+    with torch.inference_mode():
+        wrapped = Symmetrized(model, cyclic(1), "feature_mean")
+        assert torch.allclose(wrapped(images()), model(images()), atol=1e-12)
+        with pytest.raises(ValueError, match="built in inference mode"):
+            Symmetrized(Base(), cyclic(1), "feature_mean")
+
+
+def test_a_head_of_another_width_is_refused_where_the_aggregate_was_built_for_the_old_one():
+    model = randomized(Base())
+    wrapped, free = (Symmetrized(model, cyclic(4), name) for name in ("learned_mean", "feature_mean"))
+    model.fc = nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 3)).double()
+    for _ in range(2):
+        with pytest.raises(ValueError, match="built for 8 features, and the last layer of the model takes 6 now"):
+            wrapped(images())
+    assert free(images()).shape == (3, 3)
 
 
 def test_a_model_that_is_replaced_is_used():

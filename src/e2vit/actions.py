@@ -148,13 +148,13 @@ def _permute_poses(group: FiniteGroup, r: int, x: Tensor) -> Tensor:
     return x[:, :, group.product[group.inverse[r]].to(x.device)]
 
 
-def _act_on_plane(group: FiniteGroup, g: int, images: Tensor) -> Tensor:
+def _act_on_plane(group: FiniteGroup, g: int, images: Tensor, mode: str = "bilinear") -> Tensor:
     if not moves_pixels_exactly(group, g):
         if not images.is_floating_point():
             raise ValueError(f"{group} element {g} interpolates between pixels: convert {images.dtype} to float first")
         batch = images[None] if images.ndim == 3 else images
         matrix = group.matrices[g].to(batch.dtype).to(batch.device)  # in this order: Apple GPUs have no float64
-        return _resample(batch, matrix.expand(len(batch), 2, 2), "bilinear").reshape(images.shape)
+        return _resample(batch, matrix.expand(batch.shape[0], 2, 2), mode).reshape(images.shape)
     a, b, c, d = (entry // 1_000_000 for entry in group.key[4 * g : 4 * g + 4])  # numbers: a tracer follows them
     if b and images.shape[-1] != images.shape[-2]:
         raise ValueError(f"a quarter turn needs a square image, got {images.shape[-2]}×{images.shape[-1]}")

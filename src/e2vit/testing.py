@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from math import isqrt
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from e2vit.actions import act, act_tokens, equivariance_error, exact_elements, moves_pixels_exactly
 from e2vit.groups import FiniteGroup, check_group
 from e2vit.models.classifier import ImageClassifier
+from e2vit.models.symmetrized.example import Output, evaluated
 
 
 def randomized(module: nn.Module, seed: int = 0) -> nn.Module:
@@ -40,12 +40,13 @@ def assert_equivariant(f: Callable[[Tensor], Tensor], x: Tensor, group: FiniteGr
 
 
 @torch.no_grad()
-def check(model: Callable[[Tensor], Any], images: Tensor, group: FiniteGroup) -> dict[str, Any]:
+def check(model: Callable[[Tensor], Any], images: Tensor, group: FiniteGroup, output: Any = None) -> dict[str, Any]:
     """Print how far the output of a model changes when its images are moved by each element, and return the numbers.
 
     model:  images → logits, or an object with ``.logits``; or → maps (batch, channel, height, width), which should move
             with the images. It is evaluated in evaluation mode.
     images: (batch, channel, height, width), floats.
+    output: where the result holds that tensor, as in ``Symmetrized``: a key, an index or a function.
     Returns ``elements``, one row for each: ``turn``, ``exact`` (pixels are permuted, not interpolated), ``change``
     (max |f(gx) − f(x)| / max |f(x)|) and ``answers`` (the fraction of images whose largest logit is another one);
     ``exact`` and ``interpolated``, the largest change of both kinds; and ``breaks_at``, for the models of this library
@@ -54,9 +55,10 @@ def check(model: Callable[[Tensor], Any], images: Tensor, group: FiniteGroup) ->
     check_group(group)
     if images.ndim != 4 or not images.is_floating_point():
         raise ValueError(f"images are floats (batch, channel, height, width), not {images.dtype} {tuple(images.shape)}")
-    with _evaluating(model):
-        before = _output(model(images))
-        rows = [_row(group, g, before, _output(model(act(group, g, images)))) for g in range(group.order)]
+    tensor = Output(output)
+    with evaluated(model):
+        before = tensor(model(images))
+        rows = [_row(group, g, before, tensor(model(act(group, g, images)))) for g in range(group.order)]
     largest = {
         exact: max((row["change"] for row in rows if row["exact"] is exact), default=0.0) for exact in (True, False)
     }
@@ -70,25 +72,6 @@ def check(model: Callable[[Tensor], Any], images: Tensor, group: FiniteGroup) ->
     if isinstance(model, ImageClassifier):
         print(f"equivariance first breaks at layer {broken!r}" if broken else "every layer is equivariant")
     return {"elements": rows, "exact": largest[True], "interpolated": largest[False], "breaks_at": broken}
-
-
-@contextmanager
-def _evaluating(model: Any) -> Iterator[None]:
-    training = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
-    try:
-        for module in training:
-            module.training = False
-        yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def _output(output: Any) -> Tensor:
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"the output of the model is a {type(output).__name__}: pass a function that returns a tensor")
-    return output
 
 
 def _row(group: FiniteGroup, g: int, before: Tensor, after: Tensor) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from e2vit.actions import invariance_error, rotate
 from e2vit.experiments import Run, records
 from e2vit.experiments.records import Summary
 from e2vit.groups import FiniteGroup
-from e2vit.metrics import wilson
+from e2vit.metrics import paired_difference, student, wilson
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES, CONTROLS
 from e2vit_book import results
@@ -131,3 +131,67 @@ def changed_by_shifts(model: Callable[[Tensor], Tensor], images: Tensor, pixels:
 def costs() -> dict[str, Any]:
     """The measured cost of every aggregate, as benchmarks/symmetrized.py wrote it."""
     return results.benchmark("symmetrized")
+
+
+def families(found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """Counts and extremes of the record of benchmarks/timm_families.py.
+
+    count, right, refused: families, those whose features over C1 give the model, those that get a sentence instead.
+    features, logits: the largest relative errors over C1 (of those that are right) and over D4 (of all).
+    """
+    over_c1 = [row["features over C1"] for row in found.values()]
+    numbers = [error for error in over_c1 if not isinstance(error, str)]
+    return {
+        "count": len(found),
+        "right": len(numbers),
+        "refused": [name for name, row in found.items() if isinstance(row["features over C1"], str)],
+        "features": max(numbers),
+        "logits": max(row["logits over D4"] for row in found.values()),
+    }
+
+
+def photographs(foreign: dict[str, Any], shown: Sequence[str]) -> list[dict[str, Any]]:
+    """One row for each photograph: the answers under the four quarter turns, and that of the wrapped classifier."""
+    names, classes = foreign["photographs"]["names"], foreign["photographs"]["classes"]
+    rows = []
+    for name in shown:
+        alone, wrapped = (classes[model][names.index(name)] for model in ("alone", "D4"))
+        turns = {f"{90 * k}°": alone[k] for k in range(4)}
+        rows.append({"photograph": name.replace("_", " "), **turns, "averaged": ", ".join(dict.fromkeys(wrapped))})
+    return rows
+
+
+def changed_answers(foreign: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """Model → the fraction of turned photographs whose answer differs from that of the upright one: over C4 and D4."""
+    return {
+        model: tuple(
+            sum(row[g] != row[0] for row in rows for g in range(1, order)) / (len(rows) * (order - 1))
+            for order in (4, 8)
+        )
+        for model, rows in foreign["photographs"]["classes"].items()
+    }
+
+
+def pretrained_heads(foreign: dict[str, Any], data: str) -> list[dict[str, Any]]:
+    """One row for each way to combine the views: test accuracy over the folds with a tenth and all training images.
+
+    gain: over one view, paired by fold.
+    """
+    of: dict[str, dict[str, list[dict[str, Any]]]] = {}
+    for row in foreign[data]:
+        of.setdefault(row["method"], {}).setdefault(f"{100 * row['share']:.0f} %", []).append(row)
+    rows = []
+    for method, shares in of.items():
+        rows.append({"head": method})
+        for share in ("10 %", "100 %"):
+            base = [row["accuracy"] for row in of["one view"][share]]
+            gains = [row["accuracy"] - other for row, other in zip(shares[share], base, strict=True)]
+            rows[-1] |= {share: over_folds(shares[share]), f"gain at {share}": str(paired_difference(gains))}
+    rows[0] |= dict.fromkeys(("gain at 10 %", "gain at 100 %"))
+    return rows
+
+
+def over_folds(rows: Sequence[dict[str, Any]]) -> Summary:
+    """Mean accuracy and its 95 % Student interval over the folds."""
+    values = [row["accuracy"] for row in rows]
+    return Summary(*student(values), len(values), rows[0]["test_images"], "seeds")

@@ -13,6 +13,7 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from e2vit import metrics
 from e2vit.actions import act, invariance_error
 from e2vit.capture import capture
 from e2vit.data import Split, Splits, as_float
@@ -94,6 +95,23 @@ def rows(data: str, augment: str) -> list[dict[str, Any]]:
         for network, name in NETWORKS.items()
         if name in found
     ]
+
+
+def pretrained(foreign: dict[str, Any], head: str = "mean of features") -> str:
+    """One sentence: the accuracy of a linear head on the features of a network that others trained on photographs."""
+    parts = []
+    for data, name in DATA.items():
+        of = {
+            share: [row["accuracy"] for row in foreign[data] if row["method"] == head and row["share"] == share]
+            for share in (0.1, 1.0)
+        }
+        images = foreign[data][0]["test_images"]
+        tenth, whole = (Summary(*metrics.student(a), len(a), images, "seeds") for a in of.values())
+        parts.append(f"for {name} {tenth} with a tenth of the training images and {whole} with all")
+    return (
+        "For comparison, a network that others trained on a million photographs (chapter 4), its features averaged "
+        f"over D4 under a new linear head, reaches {'; '.join(parts)}."
+    )
 
 
 def hours() -> float:

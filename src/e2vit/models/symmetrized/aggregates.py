@@ -57,10 +57,13 @@ def most_likely(logits: ViewLogits) -> Logits:
 def most_certain(logits: ViewLogits) -> Logits:
     """l_h for the view h whose largest probability is largest.
 
+    Compared by its odds, l_h less the log-sum-exp of all other classes, since probabilities near 1 are rounded to 1.
     It jumps where two views are equally sure.
     Source: Basu et al. (2023), there called equizero.
     """
-    return _of_view(logits, logits.softmax(-1).amax(-1).argmax(1))
+    best = logits.argmax(-1, keepdim=True)
+    others = logits.scatter(-1, best, -math.inf).logsumexp(-1)
+    return _best_view(logits, logits.gather(-1, best).squeeze(-1) - others)
 
 
 @combines("logits")
@@ -91,10 +94,10 @@ def entropy_weighted(logits: ViewLogits) -> Logits:
 def canonical_energy(logits: ViewLogits) -> Logits:
     """l_h for the view h of lowest energy −log Σ_c exp l_g(c): the pose the classifier knows best is taken for upright.
 
-    It jumps where two views have the same energy; behind a log-softmax all have, and it chooses by rounding alone.
+    It jumps where two views have nearly the same energy. Behind a log-softmax all have: then it is ``mean_logits``.
     Source: the energy is that of Liu et al. (2020), the idea that of Kaba et al. (2023).
     """
-    return _of_view(logits, logits.logsumexp(-1).argmax(1))
+    return _best_view(logits, logits.logsumexp(-1))
 
 
 @combines("features")
@@ -115,9 +118,15 @@ def feature_max(features: ViewFeatures) -> Features:
     return reduce(features, "batch element d -> batch d", "max")
 
 
-def _of_view(logits: ViewLogits, view: Tensor) -> Logits:
-    """The logits of one chosen view of every image."""
-    return logits.gather(1, view[:, None, None].expand(-1, 1, logits.shape[-1])).squeeze(1)
+def _best_view(logits: ViewLogits, score: Float[Tensor, "batch element"]) -> Logits:
+    """The logits of the view of the largest score; the mean over views whose scores differ from it by rounding alone.
+
+    The first of several equal views would be another one as soon as the image turns.
+    """
+    finite = logits.detach().abs().masked_fill(logits.isinf(), 0.0)
+    slack = 16 * torch.finfo(logits.dtype).eps * finite.amax((1, 2))[:, None]
+    chosen = (score >= score.amax(1, keepdim=True) - slack).to(logits)
+    return weighted(chosen / chosen.sum(1, keepdim=True), logits)
 
 
 def weighted(weights: Float[Tensor, "batch element"], seen: Float[Tensor, "batch element ..."]) -> Tensor:

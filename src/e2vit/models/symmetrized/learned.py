@@ -233,5 +233,5 @@ def _zero(linear: nn.Linear) -> nn.Linear:
 
 
 def _size(square: Tensor) -> Tensor:
-    """|x|^(2/3) from |x|², kept off zero."""
-    return (square + 1e-12) ** (1 / 3)
+    """|x|^(2/3) from |x|², kept off zero by a bound: ONNX exporters drop a summand as small as 1e-12."""
+    return square.clamp(min=1e-12) ** (1 / 3)

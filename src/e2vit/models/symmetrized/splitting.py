@@ -52,6 +52,8 @@ def split(
         raise ValueError("features and head belong together: pass both or neither")
     if features is None and not isinstance(model, nn.Module):
         raise ValueError(f"{name} is a bare callable without features and a head: {WAY_OUT}")
+    if features is None and isinstance(model, nn.Module) and any(p.is_inference() for p in model.parameters()):
+        raise ValueError(f"{name} was built in inference mode, without gradients to find its head by: {WAY_OUT}")
     with evaluated(model, features, head):
         images = find_example(model, example)
         if features is not None and head is not None:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from e2vit.actions import _act_on_plane, exact_elements, moves_pixels_exactly
 from e2vit.groups import FiniteGroup
-from e2vit.models.symmetrized import motion
 from e2vit.models.symmetrized.aggregates import mean_logits, weighted
 from e2vit.models.symmetrized.catalog import find_aggregate
 from e2vit.models.symmetrized.example import Output, kind_of
+from e2vit.models.symmetrized.motion import move_keypoints, move_vectors
 from e2vit.models.symmetrized.splitting import Split, split
 
 INTERPOLATIONS = (None, "bilinear", "bicubic", "nearest")
@@ -76,11 +77,10 @@ class Symmetrized(nn.Module):
         ):
             if value not in allowed and not (name == "output_action" and callable(value)):
                 raise ValueError(f"{name} is one of {', '.join(filter(None, allowed))}, not {value!r}")
-        self.matrices = motion.matrices(group)
-        off_grid = [matrix for matrix in self.matrices if not motion.is_exact(matrix)]
+        off_grid = group.order - len(exact_elements(group))
         if off_grid and interpolation is None:
             raise ValueError(
-                f"{len(off_grid)} of the {group.order} elements of {group} leave the square grid: choose "
+                f"{off_grid} of the {group.order} elements of {group} leave the square grid: choose "
                 'how to interpolate, for instance interpolation="bilinear"'
             )
         chosen: Any = find_aggregate(aggregate) if isinstance(aggregate, str) else aggregate
@@ -94,6 +94,7 @@ class Symmetrized(nn.Module):
         self.interpolation, self.fill = interpolation, fill
         self.output, self.activation, self.output_action = Output(output), activation, output_action
         self.example, self._split = example, None
+        self.inverse: list[int] = group.inverse.tolist()
         if self.combines == "features" or features is not None or head is not None:
             self._split = split(model, features, head, example, self.output)
         if inspect.isclass(chosen):
@@ -128,12 +129,18 @@ class Symmetrized(nn.Module):
     def parts(self) -> Split:
         """The model as features and a head. Error: ValueError for a model whose parts are not known."""
         if self._split is None or not self._split.fits(self.model):
-            self._split = split(self.model, None, None, self.example, self.output)
+            found = split(self.model, None, None, self.example, self.output)
+            if self._split and self._split.width != found.width and isinstance(self.aggregate, nn.Module):
+                raise ValueError(
+                    f"the aggregate was built for {self._split.width} features, and the last layer of the model takes "
+                    f"{found.width} now: wrap the model again"
+                )
+            self._split = found
         return self._split
 
     def views(self, images: Float[Tensor, "batch channel height width"]) -> Tensor:
         """gx for every element g: (batch, element, channel, height, width)."""
-        return torch.stack([self._view(matrix, images) for matrix in self.matrices], 1)
+        return torch.stack([self._view(g, images) for g in range(self.group.order)], 1)
 
     def view_logits(self, images: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch element ..."]:
         """What the model says of every view, turned back where the output turns with the image."""
@@ -205,22 +212,22 @@ class Symmetrized(nn.Module):
             return self._checked(f(views), views.shape[0], what)
         return torch.cat([self._checked(f(part), len(part), what) for part in _even(views, self.chunk)])
 
-    def _view(self, matrix: motion.Matrix, images: Tensor) -> Tensor:
-        if motion.is_exact(matrix):
-            return motion.move(matrix, images)
+    def _view(self, g: int, images: Tensor) -> Tensor:
+        if moves_pixels_exactly(self.group, g):
+            return _act_on_plane(self.group, g, images)
         background = torch.as_tensor(self.fill, device=images.device, dtype=images.dtype).reshape(-1, 1, 1)
-        return motion.move(matrix, images - background, self.interpolation or "bilinear") + background
+        return _act_on_plane(self.group, g, images - background, self.interpolation or "bilinear") + background
 
     def _turned_back(self, g: int, seen: Tensor, size: tuple[int, ...]) -> Tensor:
-        matrix = motion.transposed(self.matrices[g])
+        back = self.inverse[g]
         if self.output_action == "maps":
-            return motion.move(matrix, seen, self.interpolation or "bilinear")
+            return _act_on_plane(self.group, back, seen, self.interpolation or "bilinear")
         if self.output_action == "vectors":
-            return motion.move_vectors(matrix, seen)
+            return move_vectors(self.group, back, seen)
         if self.output_action == "keypoints":
-            return motion.move_keypoints(matrix, seen, (size[0], size[1]))
+            return move_keypoints(self.group, back, seen, (size[0], size[1]))
         assert callable(self.output_action)
-        return self.output_action(self.group, int(self.group.inverse[g]), seen)
+        return self.output_action(self.group, back, seen)
 
     def _width(self) -> int:
         if self.parts.width is None:
@@ -255,9 +262,10 @@ class Symmetrized(nn.Module):
         if bad.any():
             first = int(bad.nonzero()[0])
             g = int(element[first])
+            mirrored, degrees = self.group.mirror_and_degrees(g)
             raise ValueError(
-                f"the model gives NaN for view {g} of {self.group} ({motion.describe(self.matrices[g])}) of image "
-                f"{int(image[first])} of this pass"
+                f"the model gives NaN for view {g} of {self.group} ({'mirrored, ' * mirrored}turned by {degrees:g} "
+                f"degrees) of image {int(image[first])} of this pass"
             )
 
 
