@@ -18,12 +18,14 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 READY = """
 const done = arguments[0];
 document.querySelectorAll('details').forEach(fold => { fold.open = true; });
+document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; });
+const pictures = () => Promise.allSettled([...document.images].map(image => image.decode()));
 const all = () => MathJax.startup.document.lazyTypesetAll();    // those far from the window, too
 const whole = (tries) => window.MathJax && !MathJax.startup && tries
   ? new Promise(go => setTimeout(go, 50)).then(() => whole(tries - 1))
   : window.MathJax && MathJax.startup ? MathJax.startup.promise.then(all) : Promise.resolve();
 const typeset = () => whole(100);
-typeset().then(() => document.fonts.ready).then(() => setTimeout(done, 300));
+typeset().then(pictures).then(() => document.fonts.ready).then(() => setTimeout(done, 300));
 """
 FACTS = """
 const shown = [...document.querySelectorAll('main img')];

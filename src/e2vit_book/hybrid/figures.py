@@ -120,7 +120,7 @@ def cost(points: Sequence[Mapping[str, Any]]) -> Figure:
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("test error (%)")
     known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2)
     return figure
 
 

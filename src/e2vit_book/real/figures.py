@@ -46,7 +46,7 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
         ax.minorticks_off()
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -58,7 +58,7 @@ def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
     difference_rows(ax, known, look("hybrid")["color"])
     if not known:
         ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-    ax.set_xlabel("hybrid over D4 minus plain ViT (percentage points)")
+    ax.set_xlabel("hybrid minus ViT (points)")
     return figure
 
 
