@@ -79,7 +79,9 @@ def link_pdf(app, pagename, templatename, context, doctree):
 
 
 def thin_out(app, pagename, templatename, context, doctree):
-    """Drops scripts that do nothing here; the others wait for the text, in their order."""
+    """Drops scripts and styles that do nothing here; the other scripts wait for the text, in their order."""
+    styles = context.get("css_files", [])
+    context["css_files"] = [style for style in styles if "thebe" not in str(getattr(style, "filename", style))]
     context["script_files"] = [script for script in context.get("script_files", []) if not _is_idle(script)]
     for script in context["script_files"]:
         if (name := str(getattr(script, "filename", None) or "")) and not name.endswith(NEEDED_AT_ONCE):
