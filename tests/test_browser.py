@@ -10,6 +10,7 @@ import yaml
 from selenium.webdriver.support.ui import WebDriverWait
 
 from conftest import ROOT, require
+from e2vit_book.style import DPI, TYPE
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SCREENSHOTS = ROOT / "_build" / "screenshots"
@@ -49,6 +50,9 @@ return {
   wrong: document.querySelectorAll('mjx-merror').length,
   broken: shown.filter(i => !i.naturalWidth).map(i => i.src),
   mute: shown.filter(i => !i.alt || /\\.(png|svg)$/.test(i.alt)).map(i => i.src),
+  figures: [...document.querySelectorAll('article figure > img[width]')].map(i => [
+    i.clientWidth / i.getAttribute('width'),
+    parseFloat(getComputedStyle(i.closest('figure').querySelector('figcaption') || i).fontSize)]),
   headings: [...document.querySelectorAll('article h1, article h2, article h3, article h4')].map(h => +h.tagName[1]),
 };
 """
@@ -102,6 +106,9 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
     picture(browser, page.name, "phone")
     facts = browser.execute_script(FACTS)
     assert facts["cut"] == [], "formulas wider than their column that can't be scrolled"
+    assert all(scale * DPI * TYPE / 72 > 0.95 * caption for scale, caption in facts["figures"]), (
+        "type below the captions"
+    )
     assert facts["width"] <= PHONE["width"], f"wider than a phone: {facts['wide']}"
 
 

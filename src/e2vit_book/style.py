@@ -23,12 +23,13 @@ from e2vit.metrics import Difference
 P = ParamSpec("P")
 WIDTH = 4.8  # inches; book.css shows a figure as wide as that or as the screen, whichever is less
 TYPE = 12.0  # points
+DPI = 135
 LOOK = {
     "font.size": TYPE,
     "axes.titlesize": "medium",
     "figure.titlesize": "medium",
     "figure.labelsize": "medium",
-    "figure.dpi": 135,
+    "figure.dpi": DPI,
     "legend.frameon": False,
     "legend.handlelength": 1.4,
     "legend.columnspacing": 1.0,

@@ -100,7 +100,7 @@ def winning_views(winners: Mapping[str, Float[ndarray, "turn image"]], degrees: 
     winners: the turn (degrees) of the winning view. The dashed ray marks the view that undoes the turn of the image.
     """
     shape = len(winners), len(degrees)
-    size = (WIDTH, 1.95 * len(winners) + 0.2)
+    size = (WIDTH, 1.5 * len(winners) + 0.2)
     polar: dict[str, Any] = {"projection": "polar"}
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, subplot_kw=polar)
     edges = (np.arange(views + 1) - 0.5) * 2 * np.pi / views

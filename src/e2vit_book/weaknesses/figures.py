@@ -39,7 +39,7 @@ def consistency(
         rate, low, high = 100 * np.array([of[motion] for of in rates.values()]).T
         axes[1].errorbar(rate, y, xerr=[np.maximum(rate - low, 0), np.maximum(high - rate, 0)], capsize=2, **style)
     axes[0].set(xscale="log", xlim=(FLOOR / 2, 3), xlabel="change of the logits (relative)")
-    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of the images)")
+    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of images)")
     axes[0].set(yticks=range(len(changes)), yticklabels=list(changes))
     axes[0].invert_yaxis()
     for ax in axes:
@@ -85,7 +85,7 @@ def scores_by_layer(scores: Mapping[str, int]) -> Figure:
     values = np.array(list(scores.values())) / 1e6
     bars = ax.barh(list(scores), values, color=[SERIES[1], *[SERIES[0]] * (len(scores) - 1)])
     ax.bar_label(bars, fmt="%.2f", padding=4)
-    ax.set(xlabel="attention scores for one image (millions)")
+    ax.set(xlabel="attention scores (millions)")
     ax.margins(x=0.12)
     ax.invert_yaxis()
     return figure
@@ -178,7 +178,7 @@ def attention_networks(
         return figure
     axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes[0].grid(alpha=0.3)
-    axes[0].legend(loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     interval_rows(axes[1], list(summaries), list(summaries.values()))
     axes[1].set(xlabel="test accuracy (%)")
     return figure
