@@ -15,10 +15,9 @@
 #
 # **What does an equivariant network do, inside, that an ordinary one does not?**
 #
-# When the digit makes a quarter turn, everything inside the equivariant network turns along: attention and feature maps
-# turn in the plane, poses move on by one, and nothing else happens. So the answer stays, to the last digits of the
-# computer. An ordinary network that was trained on turned digits gives nearly the same answer, but by other means:
-# its layers do not turn along.
+# When the digit makes a quarter turn, attention and feature maps of the equivariant network turn in the plane and their
+# poses move on by one. The answer therefore stays the same, up to rounding. An ordinary network that was trained on
+# turned digits gives nearly the same answer, but its layers do not turn with the digit.
 
 # %% tags=["hide-input"]
 import numpy as np

@@ -10,6 +10,7 @@ import yaml
 from selenium.webdriver.support.ui import WebDriverWait
 
 from conftest import ROOT, require
+from e2vit_book.style import DPI, TYPE
 
 TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
 SCREENSHOTS = ROOT / "_build" / "screenshots"
@@ -18,12 +19,14 @@ PHONE = {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
 READY = """
 const done = arguments[0];
 document.querySelectorAll('details').forEach(fold => { fold.open = true; });
+document.querySelectorAll('img').forEach(image => { image.loading = 'eager'; });
+const pictures = () => Promise.allSettled([...document.images].map(image => image.decode()));
 const all = () => MathJax.startup.document.lazyTypesetAll();    // those far from the window, too
 const whole = (tries) => window.MathJax && !MathJax.startup && tries
   ? new Promise(go => setTimeout(go, 50)).then(() => whole(tries - 1))
   : window.MathJax && MathJax.startup ? MathJax.startup.promise.then(all) : Promise.resolve();
 const typeset = () => whole(100);
-typeset().then(() => document.fonts.ready).then(() => setTimeout(done, 300));
+typeset().then(pictures).then(() => document.fonts.ready).then(() => setTimeout(done, 300));
 """
 FACTS = """
 const shown = [...document.querySelectorAll('main img')];
@@ -47,6 +50,9 @@ return {
   wrong: document.querySelectorAll('mjx-merror').length,
   broken: shown.filter(i => !i.naturalWidth).map(i => i.src),
   mute: shown.filter(i => !i.alt || /\\.(png|svg)$/.test(i.alt)).map(i => i.src),
+  figures: [...document.querySelectorAll('article figure > img[width]')].map(i => [
+    i.clientWidth / i.getAttribute('width'),
+    parseFloat(getComputedStyle(i.closest('figure').querySelector('figcaption') || i).fontSize)]),
   headings: [...document.querySelectorAll('article h1, article h2, article h3, article h4')].map(h => +h.tagName[1]),
 };
 """
@@ -100,6 +106,9 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
     picture(browser, page.name, "phone")
     facts = browser.execute_script(FACTS)
     assert facts["cut"] == [], "formulas wider than their column that can't be scrolled"
+    assert all(scale * DPI * TYPE / 72 > 0.95 * caption for scale, caption in facts["figures"]), (
+        "type below the captions"
+    )
     assert facts["width"] <= PHONE["width"], f"wider than a phone: {facts['wide']}"
 
 

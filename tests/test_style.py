@@ -1,12 +1,15 @@
 """The look of the figures and the formatter of the tables."""
 
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.colors import to_rgb
 
+from conftest import ROOT
 from e2vit.experiments.records import Summary
-from e2vit_book.style import PALETTE, SERIES, error_axis, interval_rows, look
+from e2vit_book.style import PALETTE, SERIES, TYPE, WIDTH, error_axis, interval_rows, look
 from e2vit_book.tables import table
 
 
@@ -58,3 +61,26 @@ def test_a_table_marks_the_best_within_its_interval_alone():
 def test_columns_are_chosen_and_named(columns):
     page = table([{"n": 1, "m": 2}], columns).data
     assert ">1<" in page and ">2<" not in page and (">number<" in page) == isinstance(columns, dict)
+
+
+SOURCES = sorted((ROOT / "src" / "e2vit_book").rglob("*.py"))
+SIZE = re.compile(r"(?:fontsize|labelsize)\"?\s*[=:]\s*([\d.]+)")
+WIDE = re.compile(r"(?:figsize|size)(?:, \w+)? ?= ?\((?!WIDTH\b)([\d.]+)?")
+
+
+def small_or_wide(text: str) -> list[str]:
+    """The sizes in code that are smaller than the type of figures, or wider than figures are."""
+    small = [found[0] for found in SIZE.finditer(text) if float(found[1]) < TYPE]
+    return small + [found[0] for found in WIDE.finditer(text) if not found[1] or float(found[1]) > WIDTH]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_no_figure_is_wider_than_a_phone_can_show_or_has_smaller_type(path):
+    assert small_or_wide(path.read_text(encoding="utf-8")) == []
+
+
+def test_small_type_and_wide_figures_are_seen():
+    """The control."""
+    code = "ax.legend(fontsize=9)", "plt.subplots(figsize=(8.4, 3.4))", "size = (7.0, 2)"
+    assert [len(small_or_wide(line)) for line in code] == [1, 1, 1]
+    assert small_or_wide("ax.text(0, 0, s, fontsize=20); figure(figsize=(WIDTH, 3))") == []

@@ -6,6 +6,7 @@ on a page. So are the widgets' scripts and states: a widget needs a kernel, and 
 """
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -78,11 +79,27 @@ def link_pdf(app, pagename, templatename, context, doctree):
 
 
 def thin_out(app, pagename, templatename, context, doctree):
-    """Drops scripts that do nothing here; the others wait for the text, in their order."""
+    """Drops scripts and styles that do nothing here; the other scripts wait for the text, in their order."""
+    styles = context.get("css_files", [])
+    context["css_files"] = [style for style in styles if "thebe" not in str(getattr(style, "filename", style))]
     context["script_files"] = [script for script in context.get("script_files", []) if not _is_idle(script)]
     for script in context["script_files"]:
         if (name := str(getattr(script, "filename", None) or "")) and not name.endswith(NEEDED_AT_ONCE):
             script.attributes["defer"] = "defer"
+
+
+def size_images(app, pagename, templatename, context, doctree):
+    """Images below the first screen are loaded when they come near, into a space that is kept for them."""
+    if app.builder.name == "html" and "body" in context:
+        sources = {name: uri for uri, name in app.builder.images.items()}
+
+        def sized(found: re.Match) -> str:
+            head = (Path(app.srcdir) / sources.get(found[2], "")).open("rb").read(24) if found[2] in sources else b""
+            wide, tall = (int.from_bytes(head[a : a + 4], "big") for a in (16, 20))
+            size = f' width="{wide}" height="{tall}"' if head[:4] == b"\x89PNG" else ""
+            return f'<img loading="lazy" decoding="async"{size}{found[1]}'
+
+        context["body"] = re.sub(r'<img((?=[^>]*src="[^"]*_images/([^"]+)")[^>]*>)', sized, context["body"])
 
 
 def _is_idle(script) -> bool:
@@ -97,6 +114,7 @@ def _is_idle(script) -> bool:
 def setup(app):
     app.connect("config-inited", use_vendored, priority=400)
     app.connect("build-finished", copy_scripts)
+    app.connect("html-page-context", size_images)
     app.connect("html-page-context", thin_out, priority=900)
     app.connect("html-page-context", add_live_scripts)
     app.connect("html-page-context", link_pdf, priority=900)

@@ -1,7 +1,7 @@
 """One look for all figures: a color and a marker for each model, an axis for errors, a dot plot with intervals.
 
 Figures stand on a white card in both themes of the page, so colors are chosen for contrast against white (3:1 or more).
-They are 6 inches wide with type of 11 points, so that a narrow screen, which shrinks them, leaves them legible.
+They are at most WIDTH inches wide with type of TYPE points, so that type is as large as captions on a phone.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -21,18 +21,25 @@ from e2vit.experiments.records import Summary
 from e2vit.metrics import Difference
 
 P = ParamSpec("P")
-WIDTH = 6.0  # inches; the column of the page is 640 pixels wide
+WIDTH = 4.8  # inches; book.css shows a figure as wide as that or as the screen, whichever is less
+TYPE = 12.0  # points
+DPI = 135
 LOOK = {
-    "font.size": 11,
+    "font.size": TYPE,
     "axes.titlesize": "medium",
+    "figure.titlesize": "medium",
+    "figure.labelsize": "medium",
+    "figure.dpi": DPI,
     "legend.frameon": False,
+    "legend.handlelength": 1.4,
+    "legend.columnspacing": 1.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
 }
 
 
 def styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Decorate a function that draws a figure: type of 11 points, no frame around legends, axes on two sides.
+    """Decorate a function that draws a figure: type of TYPE points, no frame around legends, axes on two sides.
 
     The figure is closed, so that a notebook shows it once, as the value of its cell.
     """

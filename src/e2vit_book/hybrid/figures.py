@@ -73,7 +73,7 @@ def turning(scales: Sequence[float], errors: Mapping[str, Sequence[float]]) -> F
     for k, (label, values) in enumerate(errors.items()):
         ax.plot(scales, values, label=label, **look(label, k))
     ax.set(xlabel="standard deviation of the bumps (pixels)", ylabel="relative feature error", ylim=(0, None))
-    ax.legend()
+    figure.legend(loc="outside upper center", ncols=2)
     return figure
 
 
@@ -86,7 +86,7 @@ def differences(found: Mapping[str, Difference], smallest: float) -> Figure:
     figure, ax = plt.subplots(figsize=(WIDTH, 0.9 + 0.42 * len(found)), layout="constrained")
     ax.axvspan(-100 * smallest, 100 * smallest, color="0.88", label=f"within ±{100 * smallest:.2f} points")
     difference_rows(ax, found, look("hybrid")["color"])
-    ax.set(xlabel="test accuracy minus that of the hybrid (points)")
+    ax.set(xlabel="difference from the hybrid (points)")
     figure.legend(loc="outside upper center")
     return figure
 
@@ -120,7 +120,7 @@ def cost(points: Sequence[Mapping[str, Any]]) -> Figure:
         ax.grid(alpha=0.3)
     axes[0, 0].set_ylabel("test error (%)")
     known = {label: handle for ax in axes[0] for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=3)
+    figure.legend(known.values(), known.keys(), loc="outside lower center", ncols=2)
     return figure
 
 

@@ -29,7 +29,7 @@ def relevance_maps(
     relevance: name → maps, each from its smallest value (dark) to its largest (bright).
     """
     shape, side = (len(relevance) + 1, len(images)), images.shape[-1]
-    figure, axes = plt.subplots(*shape, figsize=(WIDTH, 1.5 * shape[0]), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(*shape, figsize=(WIDTH, 1.25 * shape[0]), layout="constrained", squeeze=False)
     for ax, image, title in zip(axes[0], images, titles, strict=True):
         ax.imshow(image, cmap="gray", vmin=0, vmax=1)
         ax.set_title(title)
@@ -72,7 +72,7 @@ def heads(
     query: row and column of the token that attends.
     """
     shape, side = weights.shape[:2], images.shape[-1]
-    figure, axes = plt.subplots(*shape, figsize=(WIDTH, 1.45 * shape[0] + 0.2), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(*shape, figsize=(WIDTH, 1.25 * shape[0] + 0.2), layout="constrained", squeeze=False)
     patch = side / weights.shape[-1]
     corner = (query[1] * patch - 0.5, query[0] * patch - 0.5)
     for line, maps, image, name in zip(axes, weights, images, rows, strict=True):
@@ -108,8 +108,8 @@ def square(
     size = np.abs(found).max()
     error = float(np.abs(found[1] - expected).max() / np.abs(expected).max())
     figure, axes = plt.subplots(2, 3, figsize=(WIDTH, 3.9))
-    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.05, top=0.9, wspace=0.45, hspace=0.5)
-    titles = "x", "f(x)", "g·f(x)", "g·x", "f(g·x)", f"difference: {_number(error)}"
+    figure.subplots_adjust(left=0.02, right=0.98, bottom=0.05, top=0.92, wspace=0.45, hspace=0.5)
+    titles = "x", "f(x)", "g·f(x)", "g·x", "f(g·x)", f"difference\n{_number(error)}"
     maps = [mosaic(each) for each in (found[0], expected, found[1], found[1] - expected)]
     for ax, title, picture in zip(axes.flat, titles, [images[0], *maps[:2], images[1], *maps[2:]], strict=True):
         gray = title in ("x", "g·x")

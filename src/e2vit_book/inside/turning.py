@@ -104,7 +104,6 @@ def turning_figure(
                     str(c),
                     ha="center",
                     va="bottom",
-                    fontsize=10,
                     color="white" if c == label else "black",
                     fontweight="bold",
                 )

@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.style import MARKERS, SERIES, picture, styled
+from e2vit_book.style import MARKERS, SERIES, WIDTH, picture, styled
 
 MAP = "cividis"  # lightness grows evenly: reads the same in gray
 MARK = "#D55E00"
@@ -28,18 +28,18 @@ def product_table(
     pictures: one picture moved by each element. names: what each element does.
     """
     order = len(product)
-    size = (1.15 * (order + 1), 1.25 * (order + 1))
+    size = (WIDTH, 1.2 * (order + 1))
     figure, axes = plt.subplots(order + 1, order + 1, figsize=size, layout="constrained")
     for g in range(order):
-        picture(axes[g + 1, 0], pictures[g], f"then {g}: {names[g]}", size=8)
-        picture(axes[0, g + 1], pictures[g], f"first {g}: {names[g]}", size=8)
+        picture(axes[g + 1, 0], pictures[g], f"then {g}:\n{names[g]}")
+        picture(axes[0, g + 1], pictures[g], f"first {g}:\n{names[g]}")
         for h in range(order):
             ax = axes[g + 1, h + 1]
-            picture(ax, pictures[product[g, h]], str(product[g, h]), size=8)
+            picture(ax, pictures[product[g, h]], str(product[g, h]))
             for side in ax.spines.values():
                 side.set(color=SERIES[0], linewidth=2)
     axes[0, 0].axis("off")
-    axes[0, 0].text(0.5, 0.5, "row · column", ha="center", va="center", fontsize=9)
+    axes[0, 0].text(0.5, 0.5, "row ·\ncolumn", ha="center", va="center")
     return figure
 
 
@@ -57,8 +57,8 @@ def lifted_maps(
     for ax, image, name in zip(axes[:, 0], images, names, strict=True):
         ax.clear()
         picture(ax, image)
-        ax.set_ylabel(name, fontsize=10)
-    axes[0, 0].set_title("input", fontsize=9)
+        ax.set_ylabel(name)
+    axes[0, 0].set_title("input")
     return figure
 
 
@@ -105,15 +105,15 @@ def index_cubes(cubes: Mapping[str, tuple[Int[ndarray, "v g m"], Int[ndarray, "v
     cubes: name → the cube G[v, g, m] and its copy G[rv, rg, rm].
     """
     tall = [1.45 if len(cube) > 4 else 1.25 for cube, _ in cubes.values() for _ in range(2)]
-    size = (4.8, sum(tall) + 0.35 * len(tall))
+    size = (WIDTH, sum(tall) + 0.35 * len(tall))
     figure, axes = plt.subplots(len(tall), 1, figsize=size, layout="constrained", squeeze=False, height_ratios=tall)
     for (name, (cube, turned)), above, below in zip(cubes.items(), axes[::2, 0], axes[1::2, 0], strict=True):
         differ = cube != turned
         verdict = f"{differ.sum()} of {differ.size} cells differ" if differ.any() else "all cells agree"
         _slices(above, cube, np.zeros_like(differ))
         _slices(below, turned, differ)
-        above.set_title(f"{name}: G[v, g, m]", fontsize=12)
-        below.set_title(f"G[rv, rg, rm]: {verdict}", fontsize=12)
+        above.set_title(f"{name}: G[v, g, m]")
+        below.set_title(f"G[rv, rg, rm]: {verdict}")
     axes[-1, 0].set_xlabel("m, within each slice")
     return figure
 
@@ -124,7 +124,7 @@ def errors_by_angle(degrees: Sequence[float], errors: Mapping[str, Float[ndarray
 
     Filled markers: exact, to rounding.
     """
-    figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     for color, marker, (name, values) in zip(SERIES, MARKERS, errors.items(), strict=False):
         exact = values < 1e-10
         ax.plot(degrees, values, color=color, marker=marker, markerfacecolor="white", label=name, clip_on=False)
@@ -144,25 +144,25 @@ def _maps(
 ) -> tuple[Figure, ndarray]:
     """A grid of maps on one scale, rows named on the left and columns at the top; the figure and its axes."""
     rows, columns = len(names), len(titles)
-    size = (1.5 * columns + 1.0, 1.6 * rows + 0.3)
+    size = (WIDTH, rows * 4.4 / columns + 1.3)
     figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
     for line, values, name in zip(axes, panels, names, strict=True):
         for ax, values_of_panel in zip(line, values, strict=True):
             shown = picture(ax, values_of_panel, cmap=MAP, vmin=limits[0], vmax=limits[1])
-        line[0].set_ylabel(name, fontsize=10)
+        line[0].set_ylabel(name)
     for ax, title in zip(axes[0], titles, strict=True):
-        ax.set_title(title, fontsize=9)
-    figure.colorbar(shown, ax=axes, label=label, shrink=0.8)
+        ax.set_title(title)
+    figure.colorbar(shown, ax=axes, label=label, location="bottom", shrink=0.6, aspect=30)
     return figure, axes
 
 
 def _numbers(ax: Axes, values: ndarray, bright: float) -> None:
-    """Write each value into its cell; dark letters on cells above ``bright``."""
-    whole = np.abs(values - values.round()).max() < 1e-6
+    """Write whole values into their cells, dark letters on cells above ``bright``; others are too long for a cell."""
+    if np.abs(values - values.round()).max() > 1e-6:
+        return
     for (row, column), value in np.ndenumerate(values):
-        text = f"{round(float(value))}" if whole else f"{value + 0.0:.1f}".replace("-0.0", "0.0")
         color = "black" if value > bright else "white"
-        ax.text(column, row, text, ha="center", va="center", fontsize=8 if whole else 6, color=color)
+        ax.text(column, row, f"{round(float(value))}", ha="center", va="center", color=color)
 
 
 def _slices(ax: Axes, cube: ndarray, marked: ndarray) -> None:
@@ -172,10 +172,10 @@ def _slices(ax: Axes, cube: ndarray, marked: ndarray) -> None:
     for v in range(slices):
         left = v * (order + 1)
         sheet[:, left : left + order] = cube[v]
-        ax.text(left + (order - 1) / 2, -0.6, f"v = {v}", ha="center", va="bottom", fontsize=10)
+        ax.text(left + (order - 1) / 2, -0.6, f"v = {v}", ha="center", va="bottom")
         for (g, m), entry in np.ndenumerate(cube[v] if order <= 4 else cube[v, :0]):
             color = "black" if entry >= order / 2 else "white"
-            ax.text(left + m, g, str(entry), ha="center", va="center", fontsize=10, color=color)
+            ax.text(left + m, g, str(entry), ha="center", va="center", color=color)
         g, m = np.nonzero(marked[v])
         ax.plot(left + m, g, "x", color=MARK, markersize=12 if order <= 4 else 5, markeredgewidth=1.3)
     ax.imshow(sheet, cmap=plt.get_cmap(MAP, order), norm=BoundaryNorm(np.arange(order + 1) - 0.5, order))

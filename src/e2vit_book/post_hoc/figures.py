@@ -32,7 +32,7 @@ def pipeline(
     """
     count = len(views)
     figure = plt.figure(figsize=(WIDTH, 0.8 * count + 0.9))
-    ratios = (1.2, 0.75, 1, 0.95, 1.5, 0.5, 1.7)
+    ratios = (1.2, 1.15, 1, 1.25, 1.2, 0.75, 1.5)
     grid = figure.add_gridspec(count, 7, width_ratios=ratios, left=0.02, right=0.98, top=0.92, bottom=0.11)
     middle = slice(count // 2 - 1, count // 2 + 1)
     image = figure.add_subplot(grid[middle, 0])
@@ -46,20 +46,20 @@ def pipeline(
         picture(view, views[g], vmin=0, vmax=1)
         view.set_ylabel(names[g], rotation=0, ha="right", va="center")
         style: dict[str, Any] = {"boxstyle": "round,pad=0.05", "facecolor": "#dddddd", "edgecolor": "black"}
-        box.add_patch(FancyBboxPatch((0.1, 0.25), 0.8, 0.5, **style))
-        box.text(0.5, 0.5, "model", ha="center", va="center", fontsize=10)
+        box.add_patch(FancyBboxPatch((0.05, 0.22), 0.9, 0.56, **style))
+        box.text(0.5, 0.5, "model", ha="center", va="center")
         box.set(xlim=(0, 1), ylim=(0, 1))
         box.axis("off")
         bars.bar(range(probabilities.shape[1]), probabilities[g], color=BLUE)
         bars.set(ylim=(0, 1), yticks=[], xticks=[])
         boxes.append((view, bars))
     boxes[0][0].set_title("views $g\\,x$")
-    boxes[0][1].set_title("probabilities")
-    boxes[-1][1].set(xlabel="class", xticks=[0, 3, 6, 9])
+    boxes[0][1].set_title("answers")
+    boxes[-1][1].set(xlabel="class", xticks=[0, 9])
     figure.canvas.draw()
     for view, bars in boxes:
-        _arrow(figure, image, view, 0.095)
-        _arrow(figure, bars, last, 0.045)
+        _arrow(figure, image, view, 0.13)
+        _arrow(figure, bars, last, 0.06)
     return figure
 
 
@@ -79,10 +79,8 @@ def accuracies(
 
     panels: title → regime → method → summary. regimes: their order, and what they are called in the legend.
     """
-    columns = min(2, len(panels))
-    lines = -(-len(panels) // columns)
-    size = (WIDTH, (0.36 * len(methods) + 0.7) * lines + 0.7)
-    figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    size = (WIDTH, (0.36 * len(methods) + 0.7) * len(panels) + 0.7)
+    figure, axes = plt.subplots(len(panels), 1, figsize=size, layout="constrained", squeeze=False)
     for ax, (title, of_regime) in zip(axes.flat, panels.items(), strict=False):
         for k, (regime, label) in enumerate(regimes.items()):
             known = of_regime.get(regime, {})
@@ -102,7 +100,7 @@ def winning_views(winners: Mapping[str, Float[ndarray, "turn image"]], degrees: 
     winners: the turn (degrees) of the winning view. The dashed ray marks the view that undoes the turn of the image.
     """
     shape = len(winners), len(degrees)
-    size = (WIDTH, 1.95 * len(winners) + 0.2)
+    size = (WIDTH, 1.5 * len(winners) + 0.2)
     polar: dict[str, Any] = {"projection": "polar"}
     figure, axes = plt.subplots(*shape, figsize=size, layout="constrained", squeeze=False, subplot_kw=polar)
     edges = (np.arange(views + 1) - 0.5) * 2 * np.pi / views
@@ -113,7 +111,7 @@ def winning_views(winners: Mapping[str, Float[ndarray, "turn image"]], degrees: 
             ax.bar(edges[:-1] + np.pi / views, height, width=2 * np.pi / views, color=look(name)["color"])
             ax.plot([np.deg2rad(-degree)] * 2, [0, top], "--", color="black", linewidth=1.5)
             ax.set(ylim=(0, top), yticks=[], xticks=np.deg2rad([0, 90, 180, 270]), xticklabels=[])
-            ax.set_title(f"turned {degree:g}°")
+            ax.set_title(f"{degree:g}°")
         row[0].set_ylabel(name, labelpad=12)
     return figure
 
@@ -139,7 +137,7 @@ def attention_over_views(
     step = max(1, views // 8)
     axes[-1][1].set(xticks=range(0, views, step), xlabel="view (turned by, degrees)")
     axes[-1][1].set_xticklabels([f"{360 * k / views:g}" for k in range(0, views, step)])
-    figure.supylabel("turn of the image, and the weight of each view", fontsize="medium")
+    figure.supylabel("turn of the image", fontsize="medium")
     return figure
 
 
@@ -204,7 +202,9 @@ def calibration(
         reach = np.clip([right[full] - low, high - right[full]], 0, None)
         ax.plot([0, 1], [0, 1], ":", color="gray")
         ax.errorbar(confidence[full], right[full], yerr=reach, fmt="o-", color=BLUE, capsize=2)
-        ax.set(title=name, xlim=(0, 1.03), ylim=(0, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1])
+        ax.set(
+            title=name.replace(" of ", "\nof "), xlim=(0, 1.03), ylim=(0, 1.03), xticks=[0, 0.5, 1], yticks=[0, 0.5, 1]
+        )
     for ax in axes[-1]:
         ax.set_xlabel("confidence")
     for ax in axes[:, 0]:

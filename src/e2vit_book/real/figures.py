@@ -41,12 +41,14 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
             ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, label=name, **look(name))
         if not networks:
             ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-        ax.set(title=data, xlabel="share of the training images", xscale="log", ylabel="test accuracy (%)")
+        ax.set(title=data, xscale="log")
         ax.set_xticks([0.1, 1 / 3, 1], [percent(0.1), percent(1 / 3), percent(1)])
         ax.minorticks_off()
+    axes[0, 0].set_ylabel("test accuracy (%)")
+    figure.supxlabel("share of the training images")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3)
+        figure.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -58,7 +60,7 @@ def paired_differences(found: Mapping[str, Difference | None]) -> Figure:
     difference_rows(ax, known, look("hybrid")["color"])
     if not known:
         ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-    ax.set_xlabel("hybrid over D4 minus plain ViT (percentage points)")
+    ax.set_xlabel("hybrid minus ViT (points)")
     return figure
 
 

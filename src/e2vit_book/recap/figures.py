@@ -13,7 +13,7 @@ from matplotlib.patches import Circle, Rectangle
 from numpy import ndarray
 
 from e2vit.metrics import wilson
-from e2vit_book.style import SERIES, look, picture, styled
+from e2vit_book.style import SERIES, WIDTH, look, picture, styled
 
 
 @styled
@@ -27,20 +27,24 @@ def shaded_sentences(
 
     encoded: the place of the word that is encoded, framed. names: what is written above each sentence.
     """
-    size = (7.4, 0.78 * len(sentences))
+    size, measure = (WIDTH, 1.75 * len(sentences)), 40  # letters in a line
     figure, axes = plt.subplots(len(sentences), 1, figsize=size, layout="constrained", squeeze=False)
     for ax, words, weight, place, name in zip(axes[:, 0], sentences, weights, encoded, names, strict=True):
-        widths = np.array([len(word) + 1.6 for word in words])
-        lefts = np.concatenate([[0], widths.cumsum()[:-1]])
-        for k, (word, left, width) in enumerate(zip(words, lefts, widths - 0.3, strict=True)):
-            ax.add_patch(Rectangle((left, 0), width, 1, facecolor=plt.cm.Blues(0.9 * weight[k]), zorder=1))
+        left, top = 0.0, 0.0
+        for k, word in enumerate(words):
+            width = max(len(word), 3) + 1.6
+            if left + width > measure:
+                left, top = 0.0, top - 2.4
+            box = (left, top), width - 0.3, 1
+            ax.add_patch(Rectangle(*box, facecolor=plt.cm.Blues(0.9 * weight[k])))
             if k == place:
-                ax.add_patch(Rectangle((left, 0), width, 1, fill=False, edgecolor="#D55E00", linewidth=2))
-            middle, dark = left + width / 2, weight[k] > 0.6
-            ax.text(middle, 0.5, word, ha="center", va="center", fontsize=10, color="white" if dark else "black")
-            ax.text(middle, -0.12, f"{weight[k]:.2f}", ha="center", va="top", fontsize=8, color="#444444")
-        ax.set(xlim=(-0.2, max(70.0, widths.sum())), ylim=(-0.75, 1.9))
-        ax.text(0, 1.15, name, ha="left", va="bottom", fontsize=9, style="italic")
+                ax.add_patch(Rectangle(*box, fill=False, edgecolor="#D55E00", linewidth=2, zorder=2))
+            middle, color = left + width / 2 - 0.15, "white" if weight[k] > 0.6 else "black"
+            ax.text(middle, top + 0.5, word, ha="center", va="center", color=color)
+            ax.text(middle, top - 0.1, f"{weight[k]:.2f}", ha="center", va="top", color="#444444")
+            left += width
+        ax.set(xlim=(-0.2, measure), ylim=(-3.3, 2.2))
+        ax.text(0, 1.2, name, ha="left", va="bottom", style="italic")
         ax.axis("off")
     return figure
 
@@ -48,15 +52,15 @@ def shaded_sentences(
 @styled
 def sinusoids(positions: Float[ndarray, "place d"]) -> Figure:
     """Draw the sinusoidal encoding as a picture, one row for each place, and four of its columns as waves."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.4, 3.2), layout="constrained", width_ratios=(1, 1.1))
+    figure, (left, right) = plt.subplots(2, 1, figsize=(WIDTH, 5.2), layout="constrained")
     shown = left.imshow(positions, cmap="RdBu_r", vmin=-1, vmax=1, aspect="auto")
     left.set(xlabel="feature", ylabel="place in the sequence")
     figure.colorbar(shown, ax=left, label="value")
     for k, feature in enumerate(np.linspace(0, positions.shape[1] // 2, 4).astype(int) // 2 * 2):
         dashes = ("-", "--", "-.", ":")[k]
         right.plot(positions[:, feature], dashes, color=SERIES[k], label=f"feature {feature}")
-    right.set(xlabel="place in the sequence", ylim=(-1.1, 1.6))
-    right.legend(ncols=2, loc="upper center", fontsize=9, frameon=False)
+    right.set(xlabel="place in the sequence", ylim=(-1.1, 1.9))
+    right.legend(ncols=2, loc="upper center")
     return figure
 
 
@@ -68,7 +72,7 @@ def shift_as_rotation(
 
     shifted: the same places after the shift. pairs: which pairs to draw.
     """
-    size = (2.4 * len(pairs), 3.0)
+    size = (WIDTH, 2.7)
     figure, axes = plt.subplots(1, len(pairs), figsize=size, layout="constrained", sharey=True, squeeze=False)
     arrow = {"arrowstyle": "->", "color": "#777777", "connectionstyle": "arc3,rad=0.35"}
     for ax, pair in zip(axes[0], pairs, strict=True):
@@ -79,9 +83,9 @@ def shift_as_rotation(
         ax.plot(before[:, 1], before[:, 0], "o", color=SERIES[0], label="before")
         ax.plot(after[:, 1], after[:, 0], "s", color=SERIES[1], label="after", markersize=5)
         ax.set(xlim=(-1.2, 1.2), ylim=(-1.2, 1.2), aspect="equal")
-        ax.set(title=f"features {2 * pair} and {2 * pair + 1}", xlabel="cosine")
+        ax.set(title=f"features\n{2 * pair} and {2 * pair + 1}", xlabel="cosine")
     axes[0, 0].set_ylabel("sine")
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, frameon=False)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -90,15 +94,19 @@ def cross_attention(
     weights: Float[ndarray, "head target source"], source: Sequence[str], target: Sequence[str]
 ) -> Figure:
     """Draw a map for each head: the weight of each token read (columns) for each token written (rows)."""
-    size = (1.4 + 1.75 * len(weights), 2.7)
-    figure, axes = plt.subplots(1, len(weights), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for k, ax in enumerate(axes[0]):
-        shown = ax.imshow(weights[k], cmap="Blues", vmin=0, vmax=1)
-        ax.set(title=f"head {k + 1}", xlabel="token read", xticks=range(len(source)), yticks=range(len(target)))
-        ax.set_xticklabels(source, fontsize=8)
-        ax.set_yticklabels(target, fontsize=8)
-    axes[0, 0].set_ylabel("token to be written")
-    figure.colorbar(shown, ax=axes, label="weight", shrink=0.8)
+    rows = -(-len(weights) // 2)
+    size = (WIDTH, 2.6 * rows + 0.5)
+    figure, axes = plt.subplots(rows, 2, figsize=size, layout="constrained", sharey=True, squeeze=False)
+    for k, (ax, weight) in enumerate(zip(axes.flat, weights, strict=False)):
+        shown = ax.imshow(weight, cmap="Blues", vmin=0, vmax=1)
+        ax.set(title=f"head {k + 1}", xticks=range(len(source)), yticks=range(len(target)))
+        ax.set(xticklabels=source, yticklabels=target)
+        ax.tick_params(axis="x", rotation=90)
+    for ax in axes.flat[len(weights) :]:
+        ax.axis("off")
+    figure.supxlabel("token read")
+    figure.supylabel("token to be written")
+    figure.colorbar(shown, ax=axes, label="weight", shrink=0.6)
     return figure
 
 
@@ -106,7 +114,7 @@ def cross_attention(
 def patches_and_tokens(image: Float[ndarray, "height width"], patch_size: int) -> Figure:
     """Draw an image cut into patches, and the patches as rows of numbers: the input of the linear embedding."""
     patches = rearrange(image, "(row a) (column b) -> (row column) (a b)", a=patch_size, b=patch_size)
-    figure, (left, right) = plt.subplots(1, 2, figsize=(6.6, 3.3), layout="constrained", width_ratios=(1.6, 1))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.9), layout="constrained", width_ratios=(1.7, 1))
     left.imshow(image, cmap="gray", extent=(0, image.shape[1], image.shape[0], 0))
     for line in range(0, image.shape[0] + 1, patch_size):
         left.axhline(line, color="#E69F00", linewidth=1)
@@ -114,7 +122,7 @@ def patches_and_tokens(image: Float[ndarray, "height width"], patch_size: int) -
     side = image.shape[1] // patch_size
     for k in range(len(patches)):
         x, y = k % side * patch_size + 0.3, k // side * patch_size + 0.3
-        left.text(x, y, str(k + 1), color="#ffd08a", fontsize=7, va="top")
+        left.text(x, y, str(k + 1), color="#ffd08a", va="top")
     left.set(xlabel="column (pixels)", ylabel="row (pixels)")
     right.imshow(patches, cmap="gray", aspect="auto", extent=(0.5, patch_size**2 + 0.5, len(patches) + 0.5, 0.5))
     right.set(xlabel="pixel of the patch", ylabel="patch")
@@ -124,12 +132,12 @@ def patches_and_tokens(image: Float[ndarray, "height width"], patch_size: int) -
 @styled
 def learning_curve(loss: Float[ndarray, " epoch"], accuracy: Float[ndarray, " epoch"], chosen_epoch: int) -> Figure:
     """Draw training loss (nats) and validation accuracy (fraction) after each epoch; the chosen epoch is marked."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(7.2, 2.7), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH, 2.8), layout="constrained")
     epochs = np.arange(1, len(loss) + 1)
     left.plot(epochs, loss, color=SERIES[0])
     left.set(xlabel="epoch", ylabel="training loss (nats)", ylim=(0, None))
     right.plot(epochs, accuracy, color=SERIES[1])
-    right.plot(chosen_epoch, accuracy[chosen_epoch - 1], "o", color="black", label=f"chosen: epoch {chosen_epoch}")
+    right.plot(chosen_epoch, accuracy[chosen_epoch - 1], "o", color="black", label="chosen epoch")
     right.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1))
     right.legend(loc="lower right")
     return figure
@@ -138,15 +146,14 @@ def learning_curve(loss: Float[ndarray, " epoch"], accuracy: Float[ndarray, " ep
 @styled
 def confusion_matrix(counts: Int[ndarray, "label predicted"]) -> Figure:
     """Draw how often each digit (row) was classified as each other (column); the diagonal is white."""
-    figure, ax = plt.subplots(figsize=(4.6, 3.9), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.6), layout="constrained")
     right = np.eye(len(counts), dtype=bool)
     sns.heatmap(
         np.where(right, 0, counts),
         annot=counts,
         fmt="d",
-        annot_kws={"fontsize": 8},
         cmap="Blues",
-        cbar_kws={"label": "images"},
+        cbar=False,
         square=True,
         ax=ax,
     )
@@ -159,7 +166,7 @@ def positional_similarity(position: Float[ndarray, "token d"], side: int) -> Fig
     """Draw for every patch the cosine similarity of its learned position with that of every other patch."""
     unit = position / np.linalg.norm(position, axis=1, keepdims=True)
     maps = rearrange(unit @ unit.T, "(row column) (y x) -> row column y x", row=side, y=side)
-    figure, axes = plt.subplots(side, side, figsize=(4.9, 4.5), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(side, side, figsize=(WIDTH, 4.4), layout="constrained", squeeze=False)
     for row, column in np.ndindex(side, side):
         ax: Any = axes[row, column]
         shown = picture(ax, maps[row, column], cmap="viridis", vmin=-1, vmax=1)
@@ -181,15 +188,15 @@ def accuracy_by_angle(
 
     count: of the images, for bands of 95 % Wilson intervals; without it there are none.
     """
-    figure, ax = plt.subplots(figsize=(6.0, 3.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 3.6), layout="constrained")
     for name, accuracy in accuracies.items():
         ax.plot(degrees, accuracy, markersize=4, label=name, **look(name))
         if count is not None:
             low, high = np.array([wilson(rate, count) for rate in accuracy]).T
             ax.fill_between(degrees, low, high, color=look(name)["color"], alpha=0.2, linewidth=0)
     ax.axhline(chance, color="#555555", linewidth=1, linestyle=":")
-    ax.text(np.max(degrees), chance + 0.02, "chance", ha="right", fontsize=9)
-    ticks = np.arange(np.min(degrees), np.max(degrees) + 1, 45)
+    ax.text(np.max(degrees), chance + 0.02, "chance", ha="right")
+    ticks = np.arange(np.min(degrees), np.max(degrees) + 1, 90)
     ax.set(xlabel="rotation of the input (degrees)", ylabel="accuracy", ylim=(0, 1.02), xticks=ticks)
-    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, borderaxespad=0)
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0)
     return figure

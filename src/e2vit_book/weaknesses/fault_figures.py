@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy import ndarray
 
-from e2vit_book.style import MARKERS, SERIES, error_axis, picture, styled
+from e2vit_book.style import MARKERS, SERIES, WIDTH, error_axis, picture, styled
 
 EXACT = 1e-16
 
@@ -21,7 +21,7 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     rungs: group → causes in order → part of the squared error of each layer; negative parts are drawn as none.
     """
     bars = [(group, number) for group in rungs for number in range(len(layers))]
-    figure, ax = plt.subplots(figsize=(6.8, 0.42 * len(bars) + 1.4), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.42 * len(bars) + 1.4), layout="constrained")
     left = np.zeros(len(bars))
     whole = np.array([sum(max(part[number], 0) for part in rungs[group].values()) for group, number in bars])
     for color, cause in zip(SERIES, next(iter(rungs.values())), strict=False):
@@ -34,7 +34,7 @@ def shares(rungs: Mapping[str, Mapping[str, Float[ndarray, " layer"]]], layers: 
     ax.set(xlabel="share of the squared error at 45° (%)", xlim=(0, 100))
     ax.set(yticks=range(len(bars)), yticklabels=[f"{group}, {layers[number]}" for group, number in bars])
     ax.invert_yaxis()
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -44,7 +44,7 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
 
     rows: what is tried → image, f(turned), turned f, each (row, column). The difference has half the scale of the maps.
     """
-    size = (7.0, 1.7 * len(rows) + 0.3)
+    size = (WIDTH, 1.25 * len(rows) + 0.5)
     figure, axes = plt.subplots(len(rows), 4, figsize=size, layout="constrained", squeeze=False)
     for line, (name, (image, found, expected)) in zip(axes, rows.items(), strict=True):
         low, high = min(found.min(), expected.min()), max(found.max(), expected.max())
@@ -54,9 +54,9 @@ def artifact(rows: Mapping[str, tuple[ndarray, ndarray, ndarray]]) -> Figure:
             picture(ax, values, cmap="cividis", vmin=low, vmax=high)
         shown = picture(line[3], found - expected, cmap="RdBu_r", vmin=-reach, vmax=reach)
         figure.colorbar(shown, ax=line[3], shrink=0.85)
-        line[0].set_ylabel(name, fontsize=10)
-    for ax, title in zip(axes[0], ("turned image", "map of it", "turned map", "difference"), strict=True):
-        ax.set_title(title, fontsize=10)
+        line[0].set_ylabel(name)
+    for ax, title in zip(axes[0], ("turned\nimage", "map\nof it", "turned\nmap", "differ-\nence"), strict=True):
+        ax.set_title(title)
     return figure
 
 
@@ -69,20 +69,20 @@ def transposed(
 
     accuracies: which digits → how they are read → accuracy, low, high (fractions).
     """
-    figure = plt.figure(figsize=(8.0, 3.0), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1.5, 1), squeeze=False)[0]
-    axes, ax = left.subplots(2, len(images)), right.subplots()
+    figure = plt.figure(figsize=(WIDTH, 5.2), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.3), squeeze=False)[:, 0]
+    axes, ax = above.subplots(2, len(images)), below.subplots()
     for row, way in enumerate(next(iter(accuracies.values()))):
         for panel, image in zip(axes[row], images, strict=True):
             picture(panel, image.T if row else image, cmap="gray_r")
-        axes[row, 0].set_ylabel(way, fontsize=10)
+        axes[row, 0].set_ylabel(way)
         rate, low, high = 100 * np.array([of[way] for of in accuracies.values()]).T
         x, reach = np.arange(len(accuracies)) + 0.4 * (row - 0.5), [rate - low, high - rate]
         bars = ax.bar(x, rate, 0.38, yerr=reach, capsize=3, color=SERIES[row], label=way, hatch=("", "//")[row])
         ax.bar_label(bars, fmt="%.1f", padding=2)
     ax.set(xticks=range(len(accuracies)), ylabel="accuracy (%)", ylim=(0, 125))
     ax.set_xticklabels([name.replace(" ", "\n") for name in accuracies])
-    ax.legend(ncols=2, loc="upper center", frameon=False, fontsize=9)
+    ax.legend(ncols=2, loc="upper center")
     return figure
 
 
@@ -92,17 +92,18 @@ def index_errors(errors: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Fig
 
     errors: group → table → place → error.
     """
-    size = (3.7 * len(errors) + 0.4, 3.2)
-    figure, axes = plt.subplots(1, len(errors), figsize=size, layout="constrained", sharey=True, squeeze=False)
-    for ax, (group, tables) in zip(axes[0], errors.items(), strict=True):
+    size = (WIDTH, 3.1 * len(errors) + 0.4)
+    figure, axes = plt.subplots(len(errors), 1, figsize=size, layout="constrained", squeeze=False)
+    for ax, (group, tables) in zip(axes[:, 0], errors.items(), strict=True):
         for k, (name, places) in enumerate(tables.items()):
             x = np.arange(len(places)) + 0.14 * (k - 1)
             ax.plot(x, np.maximum(list(places.values()), EXACT), MARKERS[k], color=SERIES[k], label=name)
         _with_rounding(ax)
         ax.set(xticks=range(len(places)), title=group)
-        ax.set_xticklabels([place.replace(" of a ", "\nof a ") for place in places], fontsize=9)
-    axes[0, 0].set_ylabel("error (relative)")
-    axes[0, -1].legend(fontsize=9, loc="center right")
+        ax.set_xticklabels([place.replace(" of a ", "\nof a ") for place in places])
+    for ax in axes[:, 0]:
+        ax.set_ylabel("error (relative)")
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
     return figure
 
 
@@ -112,7 +113,7 @@ def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int
 
     errors: network → side → error, rule. named: the side that the published network has.
     """
-    figure, ax = plt.subplots(figsize=(6.6, 3.3), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     for color, marker, (name, of_size) in zip(SERIES, MARKERS, errors.items(), strict=False):
         sides, values = np.array(list(of_size)), np.array([max(error, EXACT) for error, _ in of_size.values()])
         rule = np.array([holds for _, holds in of_size.values()])
@@ -123,7 +124,7 @@ def size_rule(errors: Mapping[str, Mapping[int, tuple[float, bool]]], named: int
     ax.axvline(named, color="gray", linestyle=":", linewidth=1)
     _with_rounding(ax)
     ax.set(xlabel="side of the image (pixels)", ylabel="change of the logits (relative)", xticks=sides)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center")
     return figure
 
 
@@ -138,18 +139,18 @@ def positions(
 
     offsets: in units of the window's reach. steps: network → loss, gradient. limit: the largest half-precision number.
     """
-    figure, axes = plt.subplots(2, 2, figsize=(6.6, 5.2), layout="constrained")
+    figure, axes = plt.subplots(2, 2, figsize=(WIDTH, 5.6), layout="constrained")
     for ax, (name, values) in zip(axes[0], encodings.items(), strict=True):
         for color, feature in zip(SERIES, values.T, strict=False):
             ax.plot(offsets, feature, color=color)
-        ax.set(title=f"positions, {name}", xlabel="offset (half windows)", ylabel="features")
+        ax.set(title=f"positions, {name}", xlabel="offset", ylabel="features")
     labels = (("gradient", "largest gradient of positions"), ("loss", "first loss (nats)"))
     for ax, (key, label) in zip(axes[1], labels, strict=True):
         values = [step[key] for step in steps.values()]
         ax.bar_label(ax.bar(list(steps), values, color=SERIES[: len(values)], width=0.6), fmt="%.3g", padding=2)
         ax.set(yscale="log", title=label, ylim=(min(values) / 5, 30 * max(values)))
         axes[1, 0].axhline(limit, color="black", linestyle="--", linewidth=1)
-    axes[1, 0].text(1.45, 1.5 * limit, "half precision ends", ha="right")
+    axes[1, 0].text(1.45, limit / 2, "half\nprecision\nends", ha="right", va="top")
     return figure
 
 
@@ -157,4 +158,4 @@ def _with_rounding(ax: Axes) -> None:
     """An axis of errors down to rounding, which is shaded."""
     error_axis(ax, EXACT)
     ax.axhspan(EXACT / 4, 1e-12, color="gray", alpha=0.12)
-    ax.text(0.02, 0.03, "exact, up to rounding", transform=ax.transAxes, fontsize=9, color="#444444")
+    ax.text(0.02, 8e-15, "exact, up to rounding", transform=ax.get_yaxis_transform(), color="#444444")

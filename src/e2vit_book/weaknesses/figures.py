@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullFormatter, NullLocator
 from numpy import ndarray
 
-from e2vit_book.style import MARKERS, SERIES, interval_rows, look, styled
+from e2vit_book.style import MARKERS, SERIES, WIDTH, interval_rows, look, styled
 
 FLOOR = 1e-7  # about the rounding of float32
 LOOKS = tuple(zip(SERIES, MARKERS, strict=True))  # what is no model
@@ -27,7 +27,7 @@ def consistency(
 
     changes, rates: network → motion → change of each image; rate, low and high as fractions.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.2, 0.5 * len(changes) + 1.5), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 0.9 * len(changes) + 2.2), layout="constrained", sharey=True)
     motions = list(next(iter(changes.values())))
     for k, (motion, (color, marker)) in enumerate(zip(motions, LOOKS, strict=False)):
         y = np.arange(len(changes)) + 0.22 * (k - 1)
@@ -39,7 +39,7 @@ def consistency(
         rate, low, high = 100 * np.array([of[motion] for of in rates.values()]).T
         axes[1].errorbar(rate, y, xerr=[np.maximum(rate - low, 0), np.maximum(high - rate, 0)], capsize=2, **style)
     axes[0].set(xscale="log", xlim=(FLOOR / 2, 3), xlabel="change of the logits (relative)")
-    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of the images)")
+    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of images)")
     axes[0].set(yticks=range(len(changes)), yticklabels=list(changes))
     axes[0].invert_yaxis()
     for ax in axes:
@@ -54,7 +54,7 @@ def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, An
 
     rows: network, fraction, summary. gain: network, twin, fraction, difference.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.6), layout="constrained")
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7), layout="constrained")
     for k, name in enumerate(dict.fromkeys(row["network"] for row in rows)):
         of_name = sorted((row for row in rows if row["network"] == name), key=lambda row: row["fraction"])
         values = [(row["summary"].mean, row["summary"].low, row["summary"].high) for row in of_name]
@@ -71,21 +71,21 @@ def efficiency(rows: Sequence[Mapping[str, Any]], gain: Sequence[Mapping[str, An
     for ax in axes:
         ax.set(xscale="log", xlabel="share of the training images (%)")
         _ticks(ax, sorted({100 * row["fraction"] for row in rows}))
-        ax.legend(fontsize=9)
+        ax.legend()
         ax.grid(alpha=0.3)
     axes[1].set_ylim(top=1.3 * axes[1].get_ylim()[1])  # room for the legend
-    axes[1].legend(fontsize=9, loc="upper left")
+    axes[1].legend(loc="upper left")
     return figure
 
 
 @styled
 def scores_by_layer(scores: Mapping[str, int]) -> Figure:
     """Draw the attention scores (millions) of every layer for one image; the first layer lifts."""
-    figure, ax = plt.subplots(figsize=(6.4, 0.36 * len(scores) + 0.9), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 0.36 * len(scores) + 0.9), layout="constrained")
     values = np.array(list(scores.values())) / 1e6
     bars = ax.barh(list(scores), values, color=[SERIES[1], *[SERIES[0]] * (len(scores) - 1)])
     ax.bar_label(bars, fmt="%.2f", padding=4)
-    ax.set(xlabel="attention scores for one image (millions)")
+    ax.set(xlabel="attention scores (millions)")
     ax.margins(x=0.12)
     ax.invert_yaxis()
     return figure
@@ -97,8 +97,8 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
 
     panels: name of the axis → method → sizes, seconds, and the exponent with its interval.
     """
-    figure, axes = plt.subplots(1, len(panels), figsize=(4.2 * len(panels), 3.6), layout="constrained", squeeze=False)
-    for ax, (axis, methods) in zip(axes[0], panels.items(), strict=True):
+    figure, axes = plt.subplots(len(panels), 1, figsize=(WIDTH, 4.2 * len(panels)), layout="constrained", squeeze=False)
+    for ax, (axis, methods) in zip(axes[:, 0], panels.items(), strict=True):
         for (color, marker), (name, (sizes, seconds, fit)) in zip(LOOKS, methods.items(), strict=False):
             exponent, low, high = fit
             label = f"{name}: {exponent:.2f} [{low:.2f}, {high:.2f}]"
@@ -107,9 +107,8 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
             middle = np.exp(np.log(1e3 * seconds[fitted]).mean() - exponent * np.log(sizes[fitted]).mean())
             ax.plot(sizes, middle * sizes**exponent, color=color, linewidth=1)
         _ticks(ax, sorted({size for sizes, _, _ in methods.values() for size in sizes}))
-        ax.tick_params(axis="x", labelsize=8)
         ax.set(xlabel=axis, ylabel="milliseconds of one layer")
-        ax.legend(fontsize=8, title="exponent [95 % interval]", title_fontsize=8)
+        ax.legend(title="exponent [95 % interval]")
         ax.set_ylim(top=60 * ax.get_ylim()[1])
         ax.grid(alpha=0.3)
     return figure
@@ -118,14 +117,14 @@ def growth(panels: Mapping[str, Mapping[str, tuple[ndarray, ndarray, tuple[float
 @styled
 def memory(sides: Sequence[int], gigabytes: Mapping[str, Float[ndarray, " side"]], card: float) -> Figure:
     """Draw the memory of a training step (GB) against the side of the image (pixels), and the memory of a card."""
-    figure, ax = plt.subplots(figsize=(6, 3.5), layout="constrained")
+    figure, ax = plt.subplots(figsize=(WIDTH, 4.2), layout="constrained")
     for (color, marker), (name, values) in zip(LOOKS, gigabytes.items(), strict=False):
         ax.loglog(sides, values, marker=marker, markersize=4, color=color, label=name)
     ax.axhline(card, color="black", linestyle="--", linewidth=1, label=f"a card with {card:g} GB")
     ax.set(xlabel="side of the image (pixels)", ylabel="memory of a training step (GB)")
     _ticks(ax, sides)
     ax.grid(alpha=0.3)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=9)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2)
     return figure
 
 
@@ -136,7 +135,7 @@ def selection(curve: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, 
 
     curve: entries with epoch, accuracy (validation) and watched (test). rows: network, optimism.
     """
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(1.5, 1))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 7), layout="constrained")
     epochs = [entry["epoch"] for entry in curve]
     lowest = 1.0
     for (color, marker), key, name in zip(LOOKS, ("accuracy", "watched"), ("validation", "test"), strict=False):
@@ -147,7 +146,7 @@ def selection(curve: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, 
         label = f"chosen on {name}: {on_test:.2f} on test"
         axes[0].plot(epochs[best], on_test, marker, color=color, markersize=9, markeredgecolor="black", label=label)
     axes[0].set(xlabel="epoch", ylabel="accuracy (%)", ylim=(100 * lowest, None))
-    axes[0].legend(fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    axes[0].legend(loc="lower center", bbox_to_anchor=(0.5, 1.0))
     names = list(dict.fromkeys(row["network"] for row in rows))
     for k, name in enumerate(names):
         values = [row["optimism"] for row in rows if row["network"] == name]
@@ -157,7 +156,7 @@ def selection(curve: Sequence[Mapping[str, float]], rows: Sequence[Mapping[str, 
     axes[1].axhline(gap, color="#D55E00", linestyle="--", linewidth=1, label=f"published gap: {gap:.2f} points")
     axes[1].set(xticks=range(len(names)), xticklabels=names, ylabel="optimism (points)", xlim=(-0.6, len(names) - 0.4))
     axes[1].set_ylim(0, 1.3 * max(gap, *(row["optimism"] for row in rows)))
-    axes[1].legend(fontsize=8, loc="upper right")
+    axes[1].legend(loc="upper right")
     return figure
 
 
@@ -167,7 +166,7 @@ def attention_networks(
 ) -> Figure:
     """Draw the validation accuracy (%) of each network after each epoch, a line for each seed (left), and the test
     accuracy with its interval (right). Without any network the axes say so."""
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 3.4), layout="constrained", width_ratios=(1.3, 1))
+    figure, axes = plt.subplots(2, 1, figsize=(WIDTH, 5.6), layout="constrained", height_ratios=(1.6, 1))
     for name, of_name in curves.items():
         for k, values in enumerate(of_name):
             label = name if k == 0 else None
@@ -179,7 +178,7 @@ def attention_networks(
         return figure
     axes[0].set(xlabel="epoch", ylabel="validation accuracy (%)")
     axes[0].grid(alpha=0.3)
-    axes[0].legend(fontsize=9, loc="lower right")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=2)
     interval_rows(axes[1], list(summaries), list(summaries.values()))
     axes[1].set(xlabel="test accuracy (%)")
     return figure
