@@ -1,7 +1,7 @@
 # All that is needed beforehand is Python (3.10 or newer) and make. Every target prepares .venv by itself.
 #
 #   make book        execute the notebooks that changed, build the pages      make test       all tests
-#   make serve       the book on a local port                                 make pdf        the book as one PDF
+#   make serve       the book on a local port                                 make pdf        article and book as PDFs
 #   make notebooks   execute all notebooks                                    make soak       the long tests
 #   make lint        ruff and pyright                                         make clean      drop what was built
 #   make links      check every external link

@@ -257,15 +257,17 @@ def test_scripts_are_sound():
 
 
 @pytest.mark.soak
-def test_the_whole_book_prints(small_book, tmp_path):
+def test_the_article_and_the_whole_book_print(small_book, tmp_path):
     from pdf import browser
 
     require(browser() is not None, "Chromium")
     copy = tmp_path / "book"
     shutil.copytree(small_book, copy)
+    assert build(copy, root=copy).returncode == 0
     done = tool("pdf.py", root=copy, timeout=600)
     assert done.returncode == 0, done.stderr
-    assert (copy / "book" / "_static" / "vendor" / "book.pdf").read_bytes().startswith(b"%PDF")
+    for name in ("article.pdf", "book.pdf"):
+        assert (copy / "book" / "_static" / "vendor" / name).read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.parametrize("room", reference.ROOMS)

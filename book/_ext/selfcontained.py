@@ -14,7 +14,7 @@ from sphinx.util import logging
 
 BOOK = Path(__file__).resolve().parents[1]
 MODULES = BOOK / "node_modules"
-PDF = BOOK / "_static" / "vendor" / "book.pdf"
+PDFS = {"article.pdf": "The article as a PDF", "book.pdf": "The whole book as a PDF"}  # when make pdf printed them
 KEPT = {  # package → the files that pages need
     "mathjax": (
         "es5/startup.js",
@@ -73,9 +73,13 @@ def add_live_scripts(app, pagename, templatename, context, doctree):
 
 
 def link_pdf(app, pagename, templatename, context, doctree):
-    if PDF.exists():
-        address = context["pathto"]("_static/vendor/book.pdf", resource=True)
-        context["theme_extra_footer"] = f'<a href="{address}">The whole book as one PDF</a>'
+    links = [
+        f'<a href="{context["pathto"](f"_static/vendor/{name}", resource=True)}">{title}</a>'
+        for name, title in PDFS.items()
+        if (BOOK / "_static" / "vendor" / name).exists()
+    ]
+    if links:
+        context["theme_extra_footer"] = " · ".join(links)
 
 
 def thin_out(app, pagename, templatename, context, doctree):

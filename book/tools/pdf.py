@@ -1,4 +1,4 @@
-"""The whole book as one PDF without LaTeX: one long page, printed by headless Chromium."""
+"""The article as a PDF, and the whole book as another, without LaTeX: printed by headless Chromium."""
 
 import functools
 import http.server
@@ -10,8 +10,8 @@ import threading
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PDF = ROOT / "book" / "_static" / "vendor" / "book.pdf"  # not in git; the pages link to it when it is there
-PAGE = ROOT / "_build" / "singlehtml"
+PRINTED = ROOT / "book" / "_static" / "vendor"  # not in git; the pages link to what is there
+PAGES, WHOLE = ROOT / "_build" / "html", ROOT / "_build" / "singlehtml"
 QUIET = (
     "--headless",
     "--no-sandbox",
@@ -56,26 +56,33 @@ def main() -> int:
     ]
     if code := subprocess.run(build).returncode:
         return code
-    PDF.parent.mkdir(parents=True, exist_ok=True)
-    with server(PAGE) as serving, tempfile.TemporaryDirectory() as profile:
+    shutil.copy(WHOLE / "book" / "intro.html", WHOLE / "whole.html")  # its links start at the top folder
+    PRINTED.mkdir(parents=True, exist_ok=True)
+    for folder, page, name in ((PAGES, "book/intro.html", "article.pdf"), (WHOLE, "whole.html", "book.pdf")):
+        if reason := printed(chromium, folder, page, PRINTED / name):
+            print(f"Chromium did not print {name}: {reason}", file=sys.stderr)
+            return 1
+        size = (PRINTED / name).stat().st_size / 2**20
+        print(f"the PDF is there: {(PRINTED / name).relative_to(ROOT)}, {size:.1f} MB")
+    return 0
+
+
+def printed(chromium: str, folder: Path, page: str, target: Path) -> str:
+    """Print a page that is served from the folder. Returns what went wrong, or nothing."""
+    with server(folder) as serving, tempfile.TemporaryDirectory() as profile:
         threading.Thread(target=serving.serve_forever, daemon=True).start()
-        shutil.copy(PAGE / "book" / "intro.html", PAGE / "whole.html")  # its links start at the top folder
         command = [
             chromium,
             *QUIET,
             f"--user-data-dir={profile}",
             "--virtual-time-budget=30000",
             "--no-pdf-header-footer",
-            f"--print-to-pdf={PDF}",
-            f"http://127.0.0.1:{serving.server_port}/whole.html",
+            f"--print-to-pdf={target}",
+            f"http://127.0.0.1:{serving.server_port}/{page}",
         ]
         done = subprocess.run(command, capture_output=True, text=True, timeout=300)
         serving.shutdown()
-    if done.returncode or not PDF.exists():
-        print(f"Chromium did not print the book: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
-        return 1
-    print(f"the PDF is there: {PDF.relative_to(ROOT)}, {PDF.stat().st_size / 2**20:.1f} MB")
-    return 0
+    return "" if done.returncode == 0 and target.exists() else " ".join(done.stderr.strip().splitlines()[-1:])
 
 
 if __name__ == "__main__":
