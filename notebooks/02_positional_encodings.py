@@ -481,7 +481,7 @@ without = [layer_error(index, mirrors, elements=False) for index in tables.value
 assert max(without) < 1e-10
 
 # %% [markdown]
-# ## Pooling hides the fault
+# ## Deeper: pooling hides the fault
 #
 # A classifier ends in an average over positions and a maximum over poses, and a common test compares its class scores
 # before and after a turn. How much of the fault is left there? `index_errors` measures it in the layer above, and in the last

@@ -684,7 +684,7 @@ Markdown(
 # **Mended:** `e2vit.data` transposes. Numbers of the kind "train upright, test rotated" made without it are numbers for
 # mirrored digits.
 #
-# ### The index table of $D_4$
+# ### Deeper: the index table of $D_4$
 #
 # The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets), not the printed formula. How large
 # is the fault on its way up? We measure a layer with every parameter redrawn, and the last map and the logits of
