@@ -79,7 +79,7 @@ def accuracies(
 
     panels: title → regime → method → summary. regimes: their order, and what they are called in the legend.
     """
-    size = (WIDTH, (0.36 * len(methods) + 0.7) * len(panels) + 0.7)
+    size = (WIDTH, (0.29 * len(methods) + 0.6) * len(panels) + 0.6)
     figure, axes = plt.subplots(len(panels), 1, figsize=size, layout="constrained", squeeze=False)
     for ax, (title, of_regime) in zip(axes.flat, panels.items(), strict=False):
         for k, (regime, label) in enumerate(regimes.items()):

@@ -137,9 +137,10 @@ def learning_curve(loss: Float[ndarray, " epoch"], accuracy: Float[ndarray, " ep
     left.plot(epochs, loss, color=SERIES[0])
     left.set(xlabel="epoch", ylabel="training loss (nats)", ylim=(0, None))
     right.plot(epochs, accuracy, color=SERIES[1])
-    right.plot(chosen_epoch, accuracy[chosen_epoch - 1], "o", color="black", label="chosen epoch")
+    chosen = chosen_epoch, accuracy[chosen_epoch - 1]
+    right.plot(*chosen, "o", color="black")
+    right.annotate("chosen epoch", chosen, (0, -18), textcoords="offset points", ha="right", va="top")
     right.set(xlabel="epoch", ylabel="validation accuracy", ylim=(None, 1))
-    right.legend(loc="lower right")
     return figure
 
 
