@@ -118,7 +118,7 @@ def test_group_attention_gives_the_output_of_the_layer():
     model = group_net(group=dihedral(4))
     with capture(model) as seen:
         model(images(8, channels=3))
-    value = seen.features["lifting.qkv"].chunk(3, 1)[2]
+    value = model.lifting.qkv(seen.features["input_dropout"][:, :, None]).chunk(3, 1)[2]
     value = rearrange(value, "b (head d) g y x -> b head d g y x", head=2)
     mixed = einsum(
         seen.attention["lifting"],

@@ -54,7 +54,7 @@ def test_kept_features_give_the_logits_of_the_model(name):
         "rotated/head/mean_logits",
         "rotated/head/learned_attention",
         "rotated/head/canonical_learned",
-        "rotated/all/learned_mean",
+        "tenth/all/learned_attention",
         "aerial/none/frame",
     ],
 )

@@ -39,7 +39,7 @@ class Pointwise(nn.Module):
         """The output channels in ``count`` equal parts. One product for each part and image: a single one would be
         copied into another order, forward and backward, which took a fifth of a training step."""
         weights, flat = self.weight.chunk(count), x.flatten(2)
-        maps = [torch.bmm(weight.expand(len(x), -1, -1), flat) for weight in weights]
+        maps = [torch.bmm(weight.expand(x.shape[0], -1, -1), flat) for weight in weights]
         if self.bias is not None:
             maps = [y + b[:, None].to(y.dtype) for y, b in zip(maps, self.bias.chunk(count), strict=True)]
         return [y.unflatten(2, x.shape[2:]) for y in maps]
