@@ -60,7 +60,7 @@ def test_kept_features_give_the_logits_of_the_model(name):
 )
 def test_every_regime_runs_in_quick_mode(name):
     record = json.loads(json.dumps(run(f"post_hoc/{name}", "quick").record, allow_nan=False))
-    assert record["base"]["experiment"] == {"rotated": "rotmnist/vit", "aerial": "rsscn7/vit"}[name.split("/")[0]]
+    assert record["base"]["experiment"] == EXPERIMENTS[f"post_hoc/{name}"].base
     assert 0 <= record["against_averaging"]["p_value"] <= 1
     if name == "rotated/none/mean_logits":
         assert record["against_averaging"]["only_this"] == record["against_averaging"]["only_averaging"] == 0
