@@ -112,11 +112,12 @@ def late_rise(record: dict[str, Any]) -> float:
 
 def advantage(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The difference between a network with poses and its twin without, for each share that both have."""
-    spread = records.seed_spread(row["records"] for row in rows)
     of = {(row["network"], row["fraction"]): row["records"] for row in rows}
     gains = []
     for network, twin in TWINS.items():
         for share in sorted(share for name, share in of if name == network and (twin, share) in of):
+            # The spread of seeds falls with the number of images, so it is that of this share.
+            spread = records.seed_spread(runs for (_, other), runs in of.items() if other == share)
             gain = records.difference(of[twin, share], of[network, share], spread)
             gains.append({"network": network, "twin": twin, "fraction": share, "difference": gain})
     return gains
