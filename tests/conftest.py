@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,6 +28,23 @@ def require(present: bool, what: str) -> None:
         if os.environ.get("E2VIT_REQUIRE_ALL"):
             pytest.fail(f"{what} is missing, and E2VIT_REQUIRE_ALL forbids to skip")
         pytest.skip(f"{NOT_RUN}{what} is missing", allow_module_level=True)
+
+
+@pytest.fixture(autouse=True)
+def _close_figures():
+    yield
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close("all")
+
+
+def assert_draws(draw: Callable) -> None:
+    """That it gives a figure that can be drawn, and leaves matplotlib's settings alone."""
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    figure = draw()
+    figure.canvas.draw()
+    assert isinstance(figure, mpl.figure.Figure) and dict(mpl.rcParams) == before
 
 
 @contextmanager

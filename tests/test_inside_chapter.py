@@ -6,7 +6,6 @@ import matplotlib
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
@@ -32,7 +31,6 @@ IMAGE = torch.rand(1, 12, 12, generator=SEED, dtype=torch.float64)
 def closed_figures():
     with matplotlib.rc_context({"figure.max_open_warning": 0}):
         yield
-    plt.close("all")
 
 
 def hybrid(attention: str = "within_pose") -> HybridViT:

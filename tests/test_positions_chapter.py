@@ -1,11 +1,10 @@
 """The figures on groups and positions show what they were given, and keep to themselves."""
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
+from conftest import assert_draws
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.layers.position import seen_offsets
 from e2vit_book.positions import figures as position
@@ -36,18 +35,9 @@ FIGURES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_can_be_drawn_and_leaves_the_settings_alone(name):
-    before = dict(mpl.rcParams)
-    figure = FIGURES[name]()
-    figure.canvas.draw()
-    assert isinstance(figure, plt.Figure) and dict(mpl.rcParams) == before
+    assert_draws(FIGURES[name])
 
 
 def test_the_product_table_shows_products():

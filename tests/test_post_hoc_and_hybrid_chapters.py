@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from e2vit.experiments.catalog import EXPERIMENTS
@@ -145,7 +144,6 @@ def test_every_figure_is_a_figure():
         hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),
     ]
     assert all(isinstance(figure, Figure) for figure in figures)
-    plt.close("all")
 
 
 def test_no_family_of_timm_is_silently_wrong():

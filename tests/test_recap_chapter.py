@@ -3,11 +3,10 @@
 import re
 from xml.etree import ElementTree
 
-import matplotlib as mpl
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
+from conftest import assert_draws
 from e2vit.models.transformer import sinusoidal_positions
 from e2vit_book.drawing import drawing
 from e2vit_book.recap import figures as recap
@@ -31,18 +30,9 @@ FIGURES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _close_figures():
-    yield
-    plt.close("all")
-
-
 @pytest.mark.parametrize("name", FIGURES)
 def test_a_figure_can_be_drawn_and_leaves_the_settings_alone(name):
-    before = dict(mpl.rcParams)
-    figure = FIGURES[name]()
-    figure.canvas.draw()
-    assert isinstance(figure, plt.Figure) and dict(mpl.rcParams) == before
+    assert_draws(FIGURES[name])
 
 
 def test_every_pair_of_axes_with_numbers_names_them():

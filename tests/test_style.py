@@ -36,7 +36,6 @@ def test_errors_of_zero_lie_on_the_floor():
     error_axis(ax)
     assert list(ax.lines[0].get_ydata()) == [1e-16, 1e-3]
     assert ax.get_ylim()[0] < 1e-16 and ax.get_yscale() == "log"
-    plt.close("all")
 
 
 def test_rows_are_in_percent_and_the_first_is_on_top():
@@ -44,7 +43,6 @@ def test_rows_are_in_percent_and_the_first_is_on_top():
     interval_rows(ax, ["hybrid", "ViT"], [summary(0.98), summary(0.9)])
     assert [line.get_xdata()[0] for line in ax.lines if line.get_marker() == "o"] == [98]
     assert ax.get_ylim()[0] > ax.get_ylim()[1]
-    plt.close("all")
 
 
 def test_a_table_marks_the_best_within_its_interval_alone():
