@@ -107,11 +107,16 @@ def test_a_run_that_is_killed_ten_times_ends_with_the_same_bits(tmp_path, whole)
         process.join()
         unfinished += bool(list(tmp_path.rglob("*.partial.pt")))
         if (tmp_path / SMALL.name / "seed0.json").exists():  # it ended before it was killed; the next begins anew
+            run(SMALL, "train", results=tmp_path, progress=False)  # trains nothing, removes what was left over
             assert outcome(tmp_path) == whole[0]
             for path in (tmp_path / SMALL.name).iterdir():
                 path.unlink()
     run(SMALL, "train", results=tmp_path, progress=False)
     assert outcome(tmp_path) == whole[0] and unfinished >= 3
+    records.state_path(SMALL, 0, tmp_path / SMALL.name).touch()  # as if killed between its record and its tidying
+    (tmp_path / SMALL.name / ".seed0.json.1.tmp").touch()
+    run(SMALL, "train", results=tmp_path, progress=False)
+    assert outcome(tmp_path) == whole[0]
 
 
 @linux

@@ -91,8 +91,10 @@ def run(
     if mode == "quick":
         return _quick(experiment, seed)
     results = Path(results or results_folder())
-    if mode == "train" and not (results / experiment.name / f"seed{seed}.json").exists():
-        _train(experiment, seed, results, deadline, progress)
+    if mode == "train":
+        if not (results / experiment.name / f"seed{seed}.json").exists():
+            _train(experiment, seed, results, deadline, progress)
+        records.remove_states(experiment, seed, results)  # here: a run may have been killed with its record written
     return _read(experiment, seed, results)
 
 
@@ -159,8 +161,6 @@ def _train(experiment: Experiment, seed: int, results: Path, deadline: float, pr
     if accelerator.is_main_process:
         record = records.measure(experiment, seed, splits, training, model, trained, accelerator, base)
         records.write(folder, seed, record, model, base and base.model)
-        for path in (*folder.glob(f"{state.stem}*"), *folder.glob(f".seed{seed}.*.tmp")):
-            path.unlink(missing_ok=True)
     accelerator.wait_for_everyone()
 
 

@@ -161,6 +161,14 @@ def state_path(experiment: Experiment, seed: int, folder: Path) -> Path:
     return folder / f"seed{seed}.{configuration_hash(experiment)[:12]}.partial.pt"
 
 
+def remove_states(experiment: Experiment, seed: int, results: Path) -> None:
+    """Removes what a finished run no longer needs: its saved state, and files that a killed run left half-written."""
+    folder = results / experiment.name
+    state = state_path(experiment, seed, folder)
+    for path in (*folder.glob(f"{state.stem}*"), *folder.glob(f".seed{seed}.*.tmp")):
+        path.unlink(missing_ok=True)
+
+
 def measure(experiment, seed, splits, training, model, trained, accelerator, base=None) -> dict[str, Any]:
     """The record of a finished run; the test split is used here, once.
 
