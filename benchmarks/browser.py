@@ -31,7 +31,7 @@ NETWORKS = {  # experiment → runs
     "rotmnist/vit": 100,
     "rotmnist/gcnn-p4cnn": 100,
     "rotmnist/hybrid-c4": 100,
-    "rotmnist/corrected-c4-tenth": 2,
+    "rotmnist/cayley-c4-tenth": 2,
 }
 MEASURE = """
 const [file, rounds, done] = arguments;

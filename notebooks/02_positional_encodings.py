@@ -639,7 +639,7 @@ show_table(
 
 # %%
 assert not GroupAttentionNetConfig.pcam().obeys_size_rule
-assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
+assert GroupAttentionNetConfig.pcam(pool_after_last=False).obeys_size_rule
 
 # %% [markdown]
 # ## What to remember

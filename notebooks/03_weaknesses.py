@@ -175,14 +175,14 @@ broken = {
     }
     for group in (cyclic(4), dihedral(4))
 }
-cheap = dict(heads=1, window=3, attention_dropout=0.0, position="sound", norm_eps=1e-5)
+cheap = dict(heads=1, window=3, attention_dropout=0.0, position="stable", norm_eps=1e-5)
 sides = [72, 88, 96] if quick else list(range(72, 113, 4))
 pools = {
     "as released": faults.error_by_image_size(
         GroupAttentionNetConfig.pcam(**cheap), sides
     ),
     "without the last pool": faults.error_by_image_size(
-        GroupAttentionNetConfig.pcam_corrected(**cheap), sides
+        GroupAttentionNetConfig.pcam(pool_after_last=False, **cheap), sides
     ),
 }
 first = {
@@ -193,7 +193,7 @@ first = {
     )
     for name, config in (
         ("released", released),
-        ("stable", GroupAttentionNetConfig.sound()),
+        ("stable", GroupAttentionNetConfig.stable()),
     )
 }
 

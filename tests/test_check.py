@@ -29,7 +29,7 @@ from e2vit.testing import check, randomized
 
 HYBRID = HybridViTConfig(image_size=12, stem=(2, 3), width=6, heads=3, depth=1)
 ATTENTION = GroupAttentionNetConfig(
-    image_size=8, channels=8, heads=1, window=3, blocks=(1,), expansions=(1,), crops=(0,), position="sound"
+    image_size=8, channels=8, heads=1, window=3, blocks=(1,), expansions=(1,), crops=(0,), position="stable"
 )
 
 

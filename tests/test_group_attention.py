@@ -81,7 +81,7 @@ def by_hand(layer, x, reach):
         {"index": gevit_index, "position": "released"},
         {"lifting": True},
     ],
-    ids=["sound", "diagonal", "released", "lifting"],
+    ids=["stable", "diagonal", "released", "lifting"],
 )
 @torch.no_grad()
 def test_the_layer_is_its_formula(settings):
@@ -105,12 +105,12 @@ def test_the_layer_is_its_formula(settings):
         {"window": 5, "window_shape": "disc"},
     ],
 )
-def test_the_corrected_layer_commutes_with_the_group(group, settings):
+def test_the_layer_with_the_cayley_table_commutes_with_the_group(group, settings):
     assert error(local(group, **settings), group) < EXACT
 
 
 @pytest.mark.parametrize("group", [cyclic(8), dihedral(8)], ids=str)
-def test_the_corrected_layer_commutes_with_the_quarter_turns_of_a_larger_group(group):
+def test_the_layer_with_the_cayley_table_commutes_with_the_quarter_turns_of_a_larger_group(group):
     assert len(exact_elements(group)) == group.order // 2
     assert error(local(group), group, size=4) < EXACT
 
@@ -122,7 +122,7 @@ def test_an_eighth_turn_breaks_it():
 
 @pytest.mark.parametrize("group", QUARTER_TURNS, ids=str)
 @pytest.mark.parametrize("query_pose", ["sum", "diagonal"])
-def test_the_corrected_global_layer_commutes_with_the_group(group, query_pose):
+def test_the_global_layer_with_the_cayley_table_commutes_with_the_group(group, query_pose):
     assert error(whole(group, query_pose=query_pose), group, size=3) < EXACT
 
 
@@ -165,7 +165,7 @@ def test_a_wrapped_table_gives_the_same_layer(index, lifting):
 @pytest.mark.parametrize("group", QUARTER_TURNS, ids=str)
 @pytest.mark.parametrize("index", [gsa_index, cayley_index], ids=lambda index: index.__name__)
 def test_lifting_is_exact_in_all(group, index):
-    for make, settings in ((local, {"position": "sound"}), (whole, {})):
+    for make, settings in ((local, {"position": "stable"}), (whole, {})):
         layer = make(group, lifting=True, index=index, **settings)
         renamed = lambda x, layer=layer: layer(x)[:, :, group.inverse]  # noqa: E731
         x = torch.randn(2, 3, 4, 4).double()

@@ -13,7 +13,7 @@ BAD_LAYERS = {
     "'square' or 'disc'": {"window_shape": "hexagon"},
     "'auto' or one of": {"backend": "magic"},
     "'sum' or 'diagonal'": {"query_pose": "mean"},
-    "'sound' or 'released'": {"position": "absolute"},
+    "'stable' or 'released'": {"position": "absolute"},
     "at least 3 head_dim, not 2": {"position": "released", "head_dim": 2},
     "an even head_dim, not 5": {"position": "released", "head_dim": 5, "lifting": True},
     "start at 1": {"heads": 0},

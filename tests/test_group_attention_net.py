@@ -116,8 +116,8 @@ def test_the_maps_have_the_released_sizes():
 
 
 @pytest.mark.parametrize("group", [cyclic(4), dihedral(1), dihedral(4)], ids=str)
-@pytest.mark.parametrize("change", [{}, {"position": "sound", "readout": "mean", "query_pose": "diagonal"}], ids=str)
-def test_the_corrected_network_is_invariant(group, change):
+@pytest.mark.parametrize("change", [{}, {"position": "stable", "readout": "mean", "query_pose": "diagonal"}], ids=str)
+def test_the_network_with_the_cayley_table_is_invariant(group, change):
     net = randomized(GroupAttentionNet(GroupAttentionNetConfig(group=group, **{**SMALL, **change})))
     assert invariance_error(net, torch.randn(2, 1, 12, 12).double(), group) < 1e-10
 
@@ -132,7 +132,7 @@ def test_a_released_index_breaks_it(group, index):
 def test_the_pool_of_the_released_pcam_network_breaks_the_size_rule():
     """The same shape, smaller: 7×7 pooled by 2. Without that pool everything is exact."""
     assert not GroupAttentionNetConfig.pcam().obeys_size_rule
-    assert GroupAttentionNetConfig.pcam_corrected().obeys_size_rule
+    assert GroupAttentionNetConfig.pcam(pool_after_last=False).obeys_size_rule
     released = GroupAttentionNetConfig.pcam(
         image_size=18,
         blocks=(1, 1),
@@ -152,7 +152,7 @@ def test_the_pool_of_the_released_pcam_network_breaks_the_size_rule():
 @pytest.mark.parametrize("group", [cyclic(1), cyclic(4)], ids=str)
 def test_a_tiny_network_learns(group):
     torch.manual_seed(0)
-    config = replace(GroupAttentionNetConfig.sound(group=group).tiny(), backend="reference", value_dropout=0.0)
+    config = replace(GroupAttentionNetConfig.stable(group=group).tiny(), backend="reference", value_dropout=0.0)
     net = GroupAttentionNet(config)
     labels = torch.arange(16) % 10
     images = torch.rand(16, 1, 28, 28) * labels[:, None, None, None] / 9  # the class is how bright an image is

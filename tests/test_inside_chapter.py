@@ -98,7 +98,7 @@ def test_feature_maps_of_the_hybrid_turn_exactly_and_those_of_a_vit_do_not():
 def test_feature_maps_of_a_group_attention_net(index):
     net = randomized(
         GroupAttentionNet(
-            GroupAttentionNetConfig.sound(
+            GroupAttentionNetConfig.stable(
                 image_size=12, channels=8, heads=2, window=3, blocks=(0, 1), crops=(0,), index=index
             )
         )

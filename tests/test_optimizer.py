@@ -63,7 +63,7 @@ def test_biases_and_norms_decay_in_the_released_optimizer_alone(model, name, dec
         lambda: ViT(CONFIG),
         lambda: HybridViT(HybridViTConfig(stem=(4, 6, 8), width=8)),
         lambda: GCNN(GCNNConfig.p4cnn()),
-        lambda: GroupAttentionNet(GroupAttentionNetConfig.sound(channels=8, heads=2, window=3)),
+        lambda: GroupAttentionNet(GroupAttentionNetConfig.stable(channels=8, heads=2, window=3)),
     ],
 )
 def test_muon_takes_the_layers_in_the_middle_and_every_parameter_has_one_optimizer(build):

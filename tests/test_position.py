@@ -71,7 +71,7 @@ def test_the_released_form_starts_as_the_sign_of_an_offset():
     assert (features[4, 4] - features[8, 8]).abs().max() > 0.1
 
 
-def test_the_sound_form_starts_with_all_offsets_apart_and_small_gradients():
+def test_the_stable_form_starts_with_all_offsets_apart_and_small_gradients():
     torch.manual_seed(0)
     encoding = SoundPosition(10)
     features = encoding(seen(cyclic(1), 9).float())[0]
@@ -110,7 +110,7 @@ def test_sines_need_channels_for_both_axes():
         plane_waves(6, 3, 3)
 
 
-def test_sound_positions_divide_by_no_tiny_number():
+def test_stable_positions_divide_by_no_tiny_number():
     assert SoundPosition(4).norm.eps == 1e-5
 
 

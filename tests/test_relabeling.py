@@ -87,7 +87,7 @@ def test_a_group_of_the_same_name_gets_no_tables_of_the_other():
         (
             GroupAttentionNet,
             lambda g: GroupAttentionNetConfig(
-                g, image_size=8, channels=8, heads=1, window=3, blocks=(1, 0), crops=(0,), position="sound"
+                g, image_size=8, channels=8, heads=1, window=3, blocks=(1, 0), crops=(0,), position="stable"
             ),
         ),
     ],

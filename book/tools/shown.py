@@ -9,7 +9,7 @@ HEADLINE = {  # the images they were trained on → experiment → the name of i
     },
     "a tenth of them": {
         "rotmnist/hybrid-c4-tenth": "**Hybrid over C4**",
-        "rotmnist/corrected-c4-tenth-tuned": "Group attention over C4",
+        "rotmnist/cayley-c4-tenth-muon": "Group attention over C4",
         "rotmnist/vit-tenth": "Small plain ViT",
     },
     "upright digits": {

@@ -52,7 +52,7 @@ class GroupSelfAttention(nn.Module):
     head_dim:   features of one head in queries, keys and values.
     lifting:    the input is an image, (batch, channel, height, width), and has no pose axis.
     index:      group → table G[v, g, m] into the embeddings of the group elements; ``cayley_index`` is equivariant.
-    position:   "sound", or "released": row and column apart, each in channels of its own, elements in the rest.
+    position:   "stable", or "released": row and column apart, each in channels of its own, elements in the rest.
     query_pose: "sum" over g as above, or "diagonal": g = v alone, equivariant too and |H| times cheaper.
     scale:      of the scores; head_dim^-1/2 when left out. The released networks have channels^-1/2.
     dropout:    of single attention weights.
@@ -74,7 +74,7 @@ class GroupSelfAttention(nn.Module):
         out_channels: int | None = None,
         lifting: bool = False,
         index: Callable = cayley_index,
-        position: str = "sound",
+        position: str = "stable",
         query_pose: str = "sum",
         scale: float | None = None,
         dropout: float = 0.0,
@@ -244,10 +244,10 @@ def _is_gsa_table(table: Tensor, group: FiniteGroup) -> bool:
 
 def _position(name: str, head_dim: int, lifting: bool) -> tuple[nn.Module, int]:
     """The encoding ρ, and the number of channels that element embeddings have."""
-    if name == "sound":
+    if name == "stable":
         return SoundPosition(head_dim), head_dim
     if name != "released":
-        raise ValueError(f"position is 'sound' or 'released', not {name!r}")
+        raise ValueError(f"position is 'stable' or 'released', not {name!r}")
     if lifting and head_dim % 2 or head_dim < 3 - lifting:
         raise ValueError(f"released positions need {'an even' if lifting else 'at least 3'} head_dim, not {head_dim}")
     axis_channels = head_dim // 2 if lifting else head_dim // 3

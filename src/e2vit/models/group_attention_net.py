@@ -42,7 +42,7 @@ class GroupAttentionNetConfig:
     crops: tuple[int, ...] = (2, 0, 2, 1, 1)  # pixels cut from each border, for each layer
     pool_after_last: bool = False
     norms_between: bool = False  # a norm and a swish after each layer
-    position: str = "released"  # or "sound": stable positions
+    position: str = "released"  # or "stable": stable positions
     score_scale: str = "channels"  # scores over √(input channels), as released; or "head_dim"
     query_pose: str = "sum"  # over all, as released; or "diagonal", the query has the pose of the output
     readout: str = "sum"  # over positions, as released; or "mean"
@@ -88,21 +88,17 @@ class GroupAttentionNetConfig:
 
     @classmethod
     def pcam(cls, **changes) -> "GroupAttentionNetConfig":
-        """As released. Its last pool, 2×2 on a 7×7 map, breaks the size rule: not equivariant whatever the index."""
+        """As released. Its last pool, 2×2 on a 7×7 map, breaks the size rule: not equivariant whatever the index.
+        With ``pool_after_last=False`` every pool obeys it."""
         shape: dict[str, Any] = dict(image_size=96, in_channels=3, classes=2, channels=12, window=5, norms_between=True)
         shape |= dict(blocks=(0, 1, 2, 1), crops=(0, 2, 1, 1), expansions=(1, 2, 2, 2), pool_after_last=True)
         shape |= dict(size_rule=False, attention_dropout=0.1)
         return cls(**shape | changes)
 
     @classmethod
-    def pcam_corrected(cls, **changes) -> "GroupAttentionNetConfig":
-        """Without the last pool, so that every pool obeys the size rule."""
-        return cls.pcam(**{"pool_after_last": False, **changes})
-
-    @classmethod
-    def sound(cls, **changes) -> "GroupAttentionNetConfig":
+    def stable(cls, **changes) -> "GroupAttentionNetConfig":
         """The rotMNIST architecture with stable positions and the usual scale of scores, mean readout and epsilon."""
-        return cls(**{"position": "sound", "score_scale": "head_dim", "readout": "mean", "norm_eps": 1e-5, **changes})
+        return cls(**{"position": "stable", "score_scale": "head_dim", "readout": "mean", "norm_eps": 1e-5, **changes})
 
     def tiny(self) -> "GroupAttentionNetConfig":
         """The same kind of network, small enough for a moment of training: pooled first, then one layer."""

@@ -54,7 +54,7 @@ class PooledHybridConfig:
     @property
     def net(self) -> GroupAttentionNetConfig:
         """The group attention network that reads the map."""
-        return GroupAttentionNetConfig.sound(
+        return GroupAttentionNetConfig.stable(
             group=self.front.group,
             image_size=self.front.side,
             in_channels=self.front.stem[-1],

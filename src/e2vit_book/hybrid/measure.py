@@ -22,7 +22,6 @@ FAMILIES = {  # how the name of a network begins → the name of its kind in the
     "vit": "ViT",
     "gevit": "GE-ViT",
     "gsa": "GSA-Net",
-    "corrected": "Cayley table",
     "cayley": "Cayley table",
     "attention-z2": "attention without a group",
 }

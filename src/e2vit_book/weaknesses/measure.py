@@ -26,7 +26,7 @@ NETWORKS = {  # name in the chapter → its experiments, the first with a record
     "attention without a group": ("attention/plain", "rotmnist/attention-z2-tenth"),
     "GSA-Net, C4": ("attention/gsa", "rotmnist/gsa-c4-tenth"),
     "GE-ViT, C4": ("attention/gevit", "rotmnist/gevit-c4-tenth"),
-    "Cayley table, C4": ("attention/cayley", "rotmnist/corrected-c4-tenth"),
+    "Cayley table, C4": ("attention/cayley", "rotmnist/cayley-c4-tenth"),
     "G-CNN, C4": ("rotmnist/gcnn-p4cnn",),
     "hybrid, C4": ("rotmnist/hybrid-c4",),
 }
