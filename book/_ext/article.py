@@ -13,6 +13,8 @@ from pathlib import Path
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 
+from e2vit.experiments import records
+
 FORMS = ("text/html", "image/svg+xml", "image/png")
 
 
@@ -78,16 +80,16 @@ def captioned(directive: SphinxDirective, figure: nodes.figure) -> nodes.figure:
 
 
 class Accuracy(SphinxRole):
-    """The mean test accuracy of an experiment's seeds with its 95 % interval, as data/summary.json has it."""
+    """The mean test accuracy of an experiment's seeds with its 95 % interval."""
 
     def run(self) -> tuple[list[nodes.Node], list]:
-        path = Path(self.env.srcdir) / "data" / "summary.json"
-        self.env.note_dependency(str(path))
-        summaries = json.loads(path.read_text(encoding="utf-8"))
-        if self.text not in summaries:
+        found = records.find(self.text, name=self.text)
+        if not found:
             message = self.inliner.reporter.error(f"no record of {self.text}", line=self.lineno)
             return [self.inliner.problematic(self.rawtext, self.rawtext, message)], [message]
-        return [nodes.Text(summaries[self.text])], []
+        for record in found:
+            self.env.note_dependency(str(records.results_folder() / self.text / f"seed{record['seed']}.json"))
+        return [nodes.Text(str(records.summarize(found)))], []
 
 
 def setup(app) -> dict:

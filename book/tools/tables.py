@@ -43,7 +43,7 @@ def main() -> int:
         },
         "book/live.md": {"browser": browser(found, read(RESULTS / "benchmarks" / "browser.json"))},
     }
-    outdated = summary(found, options.check)
+    outdated = False
     for name, tables in pages.items():
         path = ROOT / name
         before = after = path.read_text(encoding="utf-8")
@@ -55,17 +55,6 @@ def main() -> int:
             path.write_text(after, encoding="utf-8")
         outdated |= before != after
     return int(options.check and outdated)
-
-
-def summary(found: dict, check: bool) -> bool:
-    """Write data/summary.json, experiment → accuracy as the text says it; return whether it was out of date."""
-    path = ROOT / "data" / "summary.json"
-    said = {name: str(records.summarize(runs)) for (name, _), runs in sorted(found.items())}
-    text = json.dumps(said, indent=1, ensure_ascii=False) + "\n"
-    outdated = not path.exists() or path.read_text(encoding="utf-8") != text
-    if outdated and not check:
-        path.write_text(text, encoding="utf-8")
-    return outdated
 
 
 def read(path: Path) -> Any:
