@@ -5,6 +5,8 @@ into book/node_modules. Thebe's script is dropped: the book starts no remote ker
 on a page. So are the widgets' scripts and states: a widget needs a kernel, and the chapters have a player without one.
 """
 
+import base64
+import hashlib
 import json
 import re
 import shutil
@@ -34,6 +36,8 @@ FORMULAS = {
     "options": {"lazyMargin": "600px"},
 }
 NEEDED_AT_ONCE = ("documentation_options.js", "doctools.js")  # by the theme's scripts between the tags
+STYLE = re.compile(r'<link\b[^>]*href="[^"]*_static/([^"?]+\.css)[^>]*>')
+PICTURE = re.compile(r"data:image/png;base64,([A-Za-z0-9+/=]{16000,})")  # from 12 kB on
 LIVE = "book/live"
 RUNTIME = "onnxruntime-web"
 
@@ -50,6 +54,45 @@ def copy_scripts(app, exception):
                 target = Path(app.outdir) / "_static" / "vendor" / path.relative_to(MODULES)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(path, target)
+
+
+def lighten_pages(app, exception):
+    """Lets the text of a page wait for one style sheet instead of nine, and for no large picture within it."""
+    if exception is None and app.builder.format == "html":
+        for page in Path(app.outdir).rglob("*.html"):
+            text = page.read_text(encoding="utf-8")
+            if "</head>" in text:
+                root = "../" * len(page.relative_to(app.outdir).parents[1:])
+                lighter = PICTURE.sub(lambda found, root=root: root + _kept(app, found[1]), _bundled(app, text, root))
+                page.write_text(lighter, encoding="utf-8")
+
+
+def _bundled(app, text: str, root: str) -> str:
+    """The page with one style sheet."""
+    folder = (Path(app.outdir) / "_static").resolve()
+    links = list(STYLE.finditer(text, 0, text.index("</head>")))
+    if len(links) < 2:
+        return text
+    rules = "\n".join(_rules(folder / link[1], folder) for link in links)
+    bundle = f"_static/styles/{hashlib.sha256(rules.encode()).hexdigest()[:16]}.css"
+    (Path(app.outdir) / bundle).write_text(rules, encoding="utf-8")
+    for link in reversed(links[1:]):
+        text = text[: link.start()] + text[link.end() :]
+    return f'{text[: links[0].start()]}<link rel="stylesheet" href="{root}{bundle}" />{text[links[0].end() :]}'
+
+
+def _kept(app, picture: str) -> str:
+    """The address of a picture that stood in a page, in the folder of images."""
+    data = base64.b64decode(picture)
+    name = f"_images/{hashlib.sha256(data).hexdigest()[:16]}.png"
+    (Path(app.outdir) / name).write_bytes(data)
+    return name
+
+
+def _rules(sheet: Path, folder: Path) -> str:
+    """A style sheet with those that it imports, and with addresses as seen from the folder styles."""
+    text = re.sub(r"url\((?=\w+\.)", "url(../" if sheet.parent == folder else "url(", sheet.read_text(encoding="utf-8"))
+    return re.sub(r'@import "([^"]+)";', lambda found: _rules((sheet.parent / found[1]).resolve(), folder), text)
 
 
 def use_vendored(app, config):
@@ -118,6 +161,7 @@ def _is_idle(script) -> bool:
 def setup(app):
     app.connect("config-inited", use_vendored, priority=400)
     app.connect("build-finished", copy_scripts)
+    app.connect("build-finished", lighten_pages, priority=900)
     app.connect("html-page-context", size_images)
     app.connect("html-page-context", thin_out, priority=900)
     app.connect("html-page-context", add_live_scripts)
