@@ -41,11 +41,11 @@ def by_share(found: Mapping[str, Mapping[str, Mapping[float, Summary]]]) -> Figu
             ax.errorbar(x, mean, [mean - low, high - mean], capsize=2, label=name, **look(name))
         if not networks:
             ax.text(0.5, 0.5, "no records yet", ha="center", transform=ax.transAxes)
-        ax.set(title=data, xscale="log")
+        ax.set(title=data, xscale="log", xlabel="training images used")
+        ax.set_xlim(0.075, 1.35)
         ax.set_xticks([0.1, 1 / 3, 1], [percent(0.1), percent(1 / 3), percent(1)])
         ax.minorticks_off()
     axes[0, 0].set_ylabel("test accuracy (%)")
-    figure.supxlabel("share of the training images")
     handles, labels = max((ax.get_legend_handles_labels() for ax in axes[0]), key=lambda found: len(found[1]))
     if labels:
         figure.legend(handles, labels, loc="outside lower center", ncols=2)
