@@ -820,7 +820,8 @@ Markdown(
 #
 # ## Deeper: how the recipe was chosen
 #
-# The recipe was chosen once, for the network without a group, in trials of 4 epochs, on validation images.
+# The recipe was chosen once, for the network without a group, in trials of 4 epochs, on validation images. A trial with
+# larger batches was behind after its first epoch and was stopped; it has no record.
 
 # %% tags=["hide-input"]
 trials = results.found(

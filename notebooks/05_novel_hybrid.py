@@ -338,7 +338,7 @@ display(
 )
 
 # %% [markdown]
-# One run each, so a new seed may change the order of what lies close together.
+# With fewer than three seeds, a new one may change the order of what lies close together.
 #
 # - **Poses carry the most.** The network with one pose falls behind by the largest amount. Averaging the poses before the
 #   transformer and lifting again loses a good part of what they bring.

@@ -37,7 +37,11 @@ def post_hoc(bases: list[Experiment]) -> list[Experiment]:
     plain = ("rotated", "upright", "tenth", "aerial")
     methods = {  # regime -> settings, methods
         "none": [(plain, untrained)],
-        "head": [(plain, [*AGGREGATES, *CONTROLS]), (("upright_hybrid",), HELPED)],
+        "head": [
+            (plain, [name for name in (*AGGREGATES, *CONTROLS) if name != "canonical_learned"]),
+            (("upright",), ["canonical_learned"]),  # a network learns to turn images upright: where the base needs it
+            (("upright_hybrid",), HELPED),
+        ],
         "all": [(("tenth",), FINE_TUNED)],
     }
     of_name = {base.name: base for base in bases}
