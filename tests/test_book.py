@@ -81,6 +81,20 @@ def test_a_page_shows_its_text_before_it_runs_scripts(built):
         ]
         assert [name.rpartition("/")[2] for name in blocking] == ["documentation_options.js", "doctools.js"], path.name
         assert "jupyter.widget" not in head and "fontawesome.js" not in head and len(head) < 10_000, path.name
+        assert head.count(".css") == 1, path.name
+        assert (
+            len(max(re.findall(r"data:image/png[^\"']*", path.read_text(encoding="utf-8")), key=len, default=""))
+            < 16_100
+        )
+
+
+def test_what_a_style_sheet_asks_for_is_there(built):
+    sheets = {path for path in (built / "_static" / "styles").glob("*.css") if len(path.stem) == 16}
+    assert sheets
+    for sheet in sheets:
+        rules = sheet.read_text(encoding="utf-8")
+        asked = re.findall(r"url\((?!data:|['\"]data:)['\"]?([^'\")?#]+)", rules)
+        assert asked and "@import" not in rules and not [name for name in asked if not (sheet.parent / name).exists()]
 
 
 def test_a_deeper_section_is_folded_on_its_page_and_open_on_paper(built):

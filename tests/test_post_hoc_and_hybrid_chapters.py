@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
+from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
@@ -175,3 +176,16 @@ def test_gains_of_pretrained_features_are_paired_by_fold():
     assert one["10 %"].mean == pytest.approx(0.6) and one["10 %"].seeds == 3 and one["gain at 100 %"] is None
     assert mean["gain at 10 %"] == "+1.00 points [+1.00, +1.00]"
     assert mean["gain at 100 %"] == "+10.00 points [+10.00, +10.00]"
+
+
+def test_the_records_carry_what_the_chapter_on_the_hybrid_says_of_its_parts():
+    """The verdicts under the figure of the ablations: what is said to lose accuracy does, and else nothing is shown."""
+    runs = {
+        experiment.network: of_one for experiment, of_one in records.by_experiment(records.find("ablation/")).items()
+    }
+    spread = records.seed_spread(runs.values())
+    gaps = {name: records.difference(runs["hybrid-c4"], of_one, spread) for name, of_one in runs.items()}
+    lost = [name for name in ("plain-cnn", "poses-pooled", "stem-alone", "readout-mean") if gaps[name].high < 0]
+    assert lost == ["plain-cnn", "poses-pooled", "stem-alone", "readout-mean"]
+    assert min(gaps, key=lambda name: gaps[name].mean) == "plain-cnn"
+    assert not gaps["gcnn"].shown and not gaps["absolute"].shown
