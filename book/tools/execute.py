@@ -7,6 +7,7 @@ their outputs; its metadata ``e2vit`` holds what it was made from. No torch is n
 """
 
 import argparse
+import base64
 import hashlib
 import json
 import os
@@ -178,6 +179,15 @@ def _note(name: str, entry: dict) -> None:
     _write(LOG, json.dumps(kept, indent=1, ensure_ascii=False) + "\n")
 
 
+def _keep_picture(name: str, text: str) -> None:
+    """Write the figure of a chapter that README.md shows too."""
+    if name == "05_novel_hybrid":
+        cells = json.loads(text)["cells"]
+        (cell,) = (c for c in cells if c["metadata"].get("mystnb", {}).get("figure", {}).get("name") == "fig-results")
+        picture = next(output["data"]["image/png"] for output in cell["outputs"] if "image/png" in output["data"])
+        (ROOT / "book" / "_static" / "results.png").write_bytes(base64.b64decode(picture))
+
+
 def _refresh_colab_cells() -> None:
     """Write the repository's address anew, which may change without any output changing: a fork has its own."""
     for path in (source.with_suffix(".ipynb") for source in sources()):
@@ -224,6 +234,7 @@ def main() -> int:
                 continue
             _write(known[name].with_suffix(".ipynb"), text)
             _note(name, entry)
+            _keep_picture(name, text)
             print(f"notebooks/{name}: {entry['seconds']:.0f} s", flush=True)
     _refresh_colab_cells()
     return failed
