@@ -119,13 +119,13 @@ def sentences(found: dict, costs: Record) -> list[str]:
     hybrid, vit, upright = "rotmnist/hybrid-c4", "rotmnist/vit", "rotmnist_upright/vit"
     views = "post_hoc/{}/none/mean_logits"
     return [
-        f"- In one pass the hybrid over C4 reaches {said[hybrid]} with {runs[hybrid][0]['parameters']:,} parameters; the "
-        f"plain ViT, with {runs[vit][0]['parameters']:,}, reaches {said[vit]} in one pass and "
+        f"- In one pass the hybrid over C4 reaches {said[hybrid]} with {runs[hybrid][0]['parameters']:,} parameters; "
+        f"the plain ViT, with {runs[vit][0]['parameters']:,}, reaches {said[vit]} in one pass and "
         f"{said[views.format('rotated')]} as the mean of 16 views.",
         f"- A quarter turn changes the logits of the hybrid by {turned[hybrid]} of the largest, those of the ViT by "
         f"{turned[vit]}, although it was trained on turned digits.",
-        f"- Trained on upright digits alone, the hybrid still reaches {said['rotmnist_upright/hybrid-c4']}, a small ViT "
-        f"{said[upright]} in one pass and {said[views.format('upright')]} as the mean of 16 views.",
+        f"- Trained on upright digits alone, the hybrid still reaches {said['rotmnist_upright/hybrid-c4']}, a small "
+        f"ViT {said[upright]} in one pass and {said[views.format('upright')]} as the mean of 16 views.",
     ]
 
 
