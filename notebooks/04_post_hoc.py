@@ -361,7 +361,7 @@ display(
 #
 # The tables with all methods and regimes are on the page *Results*.
 #
-# ## A six, or a nine?
+# ## Deeper: a six, or a nine?
 #
 # A six turned by 180° can look like a nine. An invariant classifier must give both the same answer, so one of them is
 # wrong, unless slant or loop tell them apart. Chapter 5 counts how often it is. Here is the most doubtful of forty, seen by the
