@@ -179,7 +179,7 @@ assert torch.allclose(mixed, layer(x, x)[:, order], atol=1e-6)
 # \omega_i = 10000^{-2i/d} .
 # \end{gathered}$$
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-sinusoids", "caption": "Sinusoidal positional encodings, 32 features for 60 places. Left: each row is the vector of one place. Right: four of the columns. Fast waves tell neighbors apart, slow ones near from far."}, "image": {"alt": "Left, a color map of the encoding, striped finely on the left and coarsely on the right. Right, four waves of growing wavelength."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-sinusoids", "caption": "Sinusoidal positional encodings, 32 features for 60 places. Top: each row is the vector of one place. Bottom: four of the columns. Fast waves tell neighbors apart, slow ones near from far."}, "image": {"alt": "At the top, a color map of the encoding, striped finely on the left and coarsely on the right. Below, four waves of growing wavelength."}}
 positions = sinusoidal_positions(length=60, d=32)
 recap.sinusoids(positions.numpy())
 # %% [markdown]

@@ -19,7 +19,7 @@
 # Absolute positions break shifts. Relative positions keep shifts and break turns.
 # Turns are kept as well when each pose $v$ reads the offset $y - x$ as $v^{-1}(y - x)$ and when one index table between
 # poses passes a criterion, which this chapter proves and tests. The index arithmetic of the released code fails it for
-# $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets); the table of $g^{-1}m$ passes it for every finite group.
+# $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets); the table of $g^{-1}m$ passes it for every finite group.
 #
 # No group theory is needed.
 
@@ -76,7 +76,7 @@ digit = as_float(fours[:1]).double()  # batch, channel, height, width
 group = cyclic(4)
 turned_digits = torch.cat([act(group, g, digit) for g in range(group.order)])[:, 0]
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-product-table", "caption": "The product table of C4 in pictures. A digit is turned first by the element of its column, then by that of its row. The result (blue frame) is one of the same four pictures; its number is the product."}, "image": {"alt": "A table with four rows and four columns. Its margins show a digit turned by 0, 90, 180 and 270 degrees; each cell shows the digit turned by the sum of both angles."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-product-table", "caption": "The product table of C4 in pictures. A digit is turned first by the element of its column, then by that of its row. The result (blue edges) is one of the same four pictures; its number is the product."}, "image": {"alt": "A table with four rows and four columns. Its margins show a digit turned by 0, 90, 180 and 270 degrees; each cell shows the digit turned by the sum of both angles."}}
 turns = ["0°", "90°", "180°", "270°"]
 figures.product_table(turned_digits.numpy(), group.product.numpy(), turns)
 # %% [markdown]
@@ -192,7 +192,7 @@ Markdown(
 #
 # $$ry - rx = r(y - x) .$$
 #
-# So the score now contains $\rho(r(y - x))$ where it contained $\rho(y - x)$, which is another vector.
+# So the score now contains $\rho(r(y - x))$ instead of $\rho(y - x)$: in general another vector.
 
 # %%
 error = equivariance_error(lambda x: relative(x)[:, :, 0], image, group)
@@ -252,7 +252,7 @@ assert torch.allclose(encoded[:, order], encoded[back])
 #
 # $$L'(x, v) = L(r^{-1}x, r^{-1}v) .$$
 #
-# The output turns in the plane, *and* its poses are permuted: the *regular representation*.
+# The output turns in the plane, *and* its poses are permuted (*regular representation*).
 
 # %%
 error = equivariance_error(lifting, image, group)
@@ -272,18 +272,18 @@ figures.lifted_maps(pictures[:, 0].numpy(), maps, ["upright", "turned by 90°"])
 # %% [markdown]
 # ## What a pose reads
 #
-# In code the repair is one table, the offsets in the frame of each pose:
+# In code the repair is a tensor, the offsets in the frame of each pose:
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-maps", "caption": "The row and the column, in pixels from the center, that each pose of C4 reads at each place of a window of 5 × 5 pixels. Pose 0 reads the window as it is. Every further pose reads it turned by 90 degrees more."}, "image": {"alt": "Two rows of four tables with the numbers minus two to two. In the upper row the numbers grow downwards, then to the right, then upwards, then to the left; in the lower row they do so one step ahead."}}
 figures.index_maps(2 * seen.numpy(), turns)
 # %% [markdown]
 # ## Deeper: learned encodings
 #
-# What do encodings look like after training? We train a small network for a moment: a lifting layer, one group layer
+# What do encodings look like after a few training steps? We train a small network: a lifting layer, one group layer
 # (below), and an average. It has the form of the released networks of
 # [Romero and Cordonnier (2021)](https://arxiv.org/abs/2010.00977) and
-# [Xu et al. (2023)](https://arxiv.org/abs/2306.06722): a small network $\rho_1$ encodes the row of an offset, another
-# one, $\rho_2$, its column, and the score gets
+# [Xu et al. (2023)](https://arxiv.org/abs/2306.06722): networks $\rho_1$, $\rho_2$ encode row and column of an offset;
+# with parts $q_1$, $q_2$ of $q$, a score gets
 # $\langle q_1, \rho_1(\text{row})\rangle + \langle q_2, \rho_2(\text{column})\rangle$.
 
 # %%
@@ -344,7 +344,7 @@ figures.encodings(
     {"row": by_row, "column": by_column, "row + column": by_row + by_column}, turns
 )
 # %% [markdown]
-# The network learned one encoding, not four: the poses share its weights, and the encoding of pose $v$ is that of
+# The network has one encoding, not four: the poses share its weights, and the encoding of pose $v$ is that of
 # pose 0, turned by $v$.
 
 # %%
@@ -379,9 +379,9 @@ for pose in range(4):
 # $\langle q(x,g'), e(G[rv, rg', rm'])\rangle$, the old one if the two rows agree. If both rows are constant, it is one
 # number for all keys of this query, which cancels in the softmax. In either case the weights are the old ones. That the criterion is necessary is proved in the fold below.
 #
-# The first line of the box, for all $r, v, g$, is **sufficient**. The pose of the key in the frame of the query, $g^{-1}m$,
-# meets it, because $(rg)^{-1}(rm) = g^{-1}m$. It is read from the product table, also called the Cayley table of a group,
-# and we call this index table **the Cayley table**:
+# The first line of the box for all $r, v, g$ is thus sufficient. The pose of the key in the frame of the query,
+# $g^{-1}m$, meets it, because $(rg)^{-1}(rm) = g^{-1}m$. It is read from the product table, also called the Cayley
+# table of a group, and we call this index table **the Cayley table**:
 
 # %%
 cayley = mirrors.product[mirrors.inverse]  # [g, m] → g⁻¹m
@@ -395,7 +395,7 @@ for r in range(mirrors.order):
 #
 # Suppose that for some $r, v, g$ the rows $a(m) = G[v, g, m]$ and $b(m) = G[rv, rg, rm]$ differ and that,
 # say, $a$ is not constant. Then some entry $c$ occurs in $a$ at a set $A$ of poses and in $b$ at a set $B$ such that
-# $A \ne B$, and not one of them empty and the other everything. (If $b$ is constant and its entry does not occur in $a$,
+# $A \ne B$ and the two are not the empty set and all poses. (If $b$ is constant and its entry does not occur in $a$,
 # take an entry of $a$.) Set $\rho$, the keys and all vectors of the table but $e(c)$ to zero. Take an input whose queries vanish except at the pose
 # $g$. In one output the attention of this query is $t$ times larger on $A$ than elsewhere, in the other on $B$; for
 # $t \ne 1$ the two distributions differ. All other queries attend uniformly in both. Values that are nonzero at one pose
@@ -412,8 +412,8 @@ for r in range(mirrors.order):
 # | GE-ViT | $2g - m - v$ | $2g - m - v$: the same |
 # | Cayley table (ours) | $m - g$ | $m - g$: the same |
 #
-# For $D_n$ the arithmetic has more cases; `e2vit.groups` has them. The figure draws the table as a cube, cut into slices,
-# above the cube read at $rv$, $rg$, $rm$, with crosses where they differ.
+# For $D_n$ the arithmetic has more cases; `e2vit.groups` has them. The figure draws each table as a cube in slices and,
+# below, the cube read at $rv$, $rg$, $rm$, with crosses where they differ.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-index-cubes-c4", "caption": "Three index cubes for C4, each above its copy turned by r = 1, a quarter turn. Each cell holds the number of the vector that is added; crosses mark cells that differ: all of them for GSA-Nets, none for GE-ViT and for the Cayley table."}, "image": {"alt": "Three pairs of rows, each with four slices of a cube. All cells of the second row are crossed out, none of the others."}}
 tables = {"GSA-Nets": gsa_index, "GE-ViT": gevit_index, "Cayley table": cayley_index}
@@ -472,7 +472,7 @@ show_table(
 # - GE-ViT, as released: it is right for turns alone ($C_n$) and for a mirror alone ($D_1$), and fails for $D_4$.
 # - The Cayley table is right for all.
 #
-# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets), **not the printed
+# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets), **not the printed
 # formula**, which GE-ViT writes with products of group elements. Nor is anything else in the layers at fault. With the
 # vectors $e$ set to zero, all three are exact:
 
@@ -504,7 +504,7 @@ Markdown(
 # ## Deeper: what "steerable" buys, and what it does not
 #
 # An image is turned by 45 degrees. $C_4$ has no element for this, $C_8$ has. Is a layer over $C_8$ equivariant to
-# eighth turns? Three things stand in the way:
+# eighth turns? Three things change:
 #
 # - **The image is resampled.** Turned pixels fall between pixels. Only quarter turns (and mirrors) permute them.
 # - **The offsets leave the grid.** A pose at 45 degrees evaluates the encoding at places without a pixel. This alone is
@@ -517,7 +517,7 @@ figures.index_maps(2 * seen_by_eight[:3].numpy(), ["0°", "45°", "90°"])
 # %% [markdown]
 # We measure it. A lifting layer and a group layer with random parameters, then an average over poses, give one map,
 # which should turn with the digit. The error is the root of the mean square of the difference, in units of the spread of
-# the map, within the largest disc of the image. [Chapter 3](03_weaknesses) takes the causes apart.
+# the map, within a disc inside the image. [Chapter 3](03_weaknesses) takes the causes apart.
 
 # %%
 settings = {
@@ -591,8 +591,8 @@ Markdown(
 # %% [markdown]
 # ## Deeper: the size rule in published networks
 #
-# How much of the error of REViT's first layer remains in the whole network? The following figures were measured apart from this book, with the released
-# code on digits; no cell here repeats them.
+# How much of the error of REViT's first layer remains in the whole network? The
+# following numbers were measured apart from this book, with the released code on digits; no cell here repeats them.
 
 # %% tags=["hide-input"]
 revit = elsewhere("REViT")
@@ -656,7 +656,7 @@ assert GroupAttentionNetConfig.pcam(pool_after_last=False).obeys_size_rule
 #
 # Each cell fails until the dots are replaced by an answer that passes its check. Solutions follow.
 #
-# **1.** Give an index table over $D_4$, a tensor `table[v, g, m]`, that is equivariant but not constant on diagonal orbits.
+# **1.** Give an index table over $D_4$, a tensor `table[v, g, m]`, that is equivariant but breaks line one of the box.
 
 # %%
 exercise1 = Exercise(
@@ -693,7 +693,7 @@ exercise3(...)
 # %% [markdown]
 # ### Deeper: solutions
 #
-# **1.** Rows that are constant in $m$ cancel in the softmax, so $G = v$ passes, and it is not constant on orbits.
+# **1.** Rows that are constant in $m$ cancel in the softmax, so $G = v$ passes, although $rv \ne v$.
 #
 # **2.** Number the pairs: $G = 8 \cdot (g^{-1}m) + g^{-1}v$.
 #

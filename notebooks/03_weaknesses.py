@@ -17,13 +17,14 @@
 # ([Xu et al., 2023](https://arxiv.org/abs/2306.06722)) build a group into self-attention. What does that buy, what does it
 # cost, and do the reported numbers show it?**
 #
-# Predictions are consistent under quarter turns, exactly, where the index table passes the criterion of chapter 2, and
-# between the quarter turns in no network tested here. The cost is high: attention scores grow with the third power of the group's order.
+# Where the index table passes the criterion of chapter 2, quarter turns change the logits by rounding alone. Angles in
+# between change predictions of all networks tested. The cost is high: attention scores grow with the third power
+# of the group's order.
 # The published accuracies do not rank the two networks, because their gap is smaller than its standard error, and they
 # do not show five faults of data and code that are measured below.
 #
-# The table answers claim by claim. "Not shown" means that the 95 % interval of the difference holds zero; "in these runs",
-# that it does not, but that seeds or budget do not carry a general statement. Every number is computed in a cell of
+# The table answers claim by claim. "Not shown" means that no 95 % interval of a difference excludes zero; "in these
+# runs", that at least one does, but the runs do not support a general statement. Every number is computed in a cell of
 # this chapter, read from the record of a finished run, cited, or marked as measured apart from this book.
 
 # %% tags=["hide-input"]
@@ -210,7 +211,7 @@ answers = [
     (
         "1. Predictions are consistent under quarter turns",
         "yes" if worst_change < 1e-3 and worst_flips == 0 else "partly",
-        f"{', '.join(equivariant)}: the logits change by at most {worst_change:.0e} "
+        f"{'; '.join(equivariant)}: the logits change by at most {worst_change:.0e} "
         "of the largest",
     ),
     (
@@ -220,9 +221,8 @@ answers = [
         else "yes"
         if ahead == len(gain) and seeds[0] >= 3 and below < 1
         else "in these runs",
-        f"ahead of its twin beyond the interval at {ahead} of {len(gain)} pairs and "
-        "shares, "
-        + ("one seed each" if seeds == [1] else f"{seeds[0]} to {seeds[-1]} seeds each")
+        f"ahead of its twin beyond the interval in {ahead} of {len(gain)} comparisons, seeds "
+        f"per network: {', '.join(map(str, seeds))}"
         + ("; the budget is too short for Z2CNN" if below > 1 else ""),
     ),
     (
@@ -235,7 +235,7 @@ answers = [
     (
         "3. The cost is inherent",
         "partly",
-        f"the same result {min(faster):.0f} to {max(faster):.0f} times faster in one "
+        f"same forward pass {min(faster):.0f} to {max(faster):.0f} times faster in a "
         "compiled kernel; "
         "the growth with the group stays",
     ),
@@ -305,27 +305,27 @@ table(
 # networks classify test digits, turned and mirrored. We measure by how much a logit changes, in units of the largest
 # logit, and how often the class changes.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-consistency", "caption": "Left: change of the logits when the image moves; median and the middle 80 % of the images, values below 1e-7 drawn there. Right: how often the class changes, with 95 % intervals that count images, not angles. Rotated MNIST, first test images."}, "image": {"alt": "Rows of networks with three markers each. Under quarter turns the four networks that commute with C4 lie at the rounding error and change no class; the others do not."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-consistency", "caption": "Top: change of the logits when the image moves; median and the middle 80 % of the images, values below 1e-7 drawn there. Bottom: how often the class changes, with 95 % intervals that count images, not angles. Rotated MNIST, first test images."}, "image": {"alt": "Rows of networks with three markers each. Under quarter turns the four networks that commute with C4 lie at the rounding error and change no class; the others do not."}}
 figures.consistency(change, flips)
 # %% tags=["hide-input"]
 Markdown(
     "Quarter turns change no class in "
-    + ", ".join(label for label in runs if flips[label]["quarter turns"][0] == 0)
-    + "; elsewhere "
-    + ", ".join(
+    + "; ".join(label for label in runs if flips[label]["quarter turns"][0] == 0)
+    + ". Elsewhere: "
+    + "; ".join(
         f"{label} {flips[label]['quarter turns'][0]:.1%}"
         for label in runs
         if flips[label]["quarter turns"][0] > 0
     )
-    + f" of the images. Images: "
-    f"{', '.join(f'{label} {count}' for label, count in counts.items())}."
+    + f" of the turns. Images: "
+    f"{'; '.join(f'{label} {count}' for label, count in counts.items())}."
 )
 
 # %% [markdown]
 # Where the table passes the criterion, quarter turns change the logits by rounding alone. GSA-Nets, whose index arithmetic
-# fails for $C_4$, are not exact, though little of the fault reaches the logits. For attention without a group, and for the ViT
-# although it was trained on turned digits, a quarter turn is a turn like any other.
-# Between the quarter turns no network is exact, because the image itself is resampled.
+# fails for $C_4$, are not exact, though little of the fault reaches the logits. In attention without a group and in the
+# ViT, although it was trained on turned digits, quarter turns change some classes.
+# Between the quarter turns no network is exact; section 5 separates the causes.
 # None of these networks has mirrors in its group, and none should: a mirrored 2 is not a 2.
 #
 # ## Deeper: the seven networks
@@ -356,7 +356,7 @@ table(
 # then a plain transformer), and P4CNN beside Z2CNN of about the same size. All images are turned by random angles
 # in training, so the plain networks can learn the symmetry.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-data-efficiency", "caption": "Left: test accuracy against the share of the training images. Right: points by which the network with poses is ahead of its twin without. Rotated MNIST; the training budget and the seeds are stated below, 95 % intervals over seeds for three or more, else over the test images."}, "image": {"alt": "Left: curves, most of them rising. Right: the gain of the networks with poses, positive where it lies above the gray line at zero."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-data-efficiency", "caption": "Top: test accuracy against the share of the training images. Bottom: points by which the network with poses is ahead of its twin without. Rotated MNIST; 95 % intervals over seeds for three or more, else over the test images; those of differences include the spread of seeds."}, "image": {"alt": "Top: curves, most of them rising. Bottom: the gain of the networks with poses, positive where it lies above the gray line at zero."}}
 figures.efficiency(rows, gain)
 # %% tags=["hide-input"]
 updates = sorted(
@@ -479,7 +479,7 @@ table(
 # $a\, x^b$, the exponent $b$ is a slope between logarithms. By counting we expect $|H|^3$, and $n^2$ with a window.
 # Global attention compares all pixels with all, so $n^4$.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-growth", "caption": "Measured time of one group attention layer against the order of the group (14×14 pixels) and against the side of the map (C4). Lines: power laws fitted to the five largest sizes. From the record of a benchmark."}, "image": {"alt": "Two log-log panels with straight rising lines. On the left the formula and the kernel, on the right those and global attention, which rises more steeply."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-growth", "caption": "Measured time of one group attention layer against the order of the group (14×14 pixels) and against the side of the map (C4). Lines: power laws fitted to the five largest sizes. From the record of a benchmark."}, "image": {"alt": "Two log-log panels with straight rising lines. At the top the formula and the kernel, below those and global attention, which rises more steeply."}}
 grown = results.benchmark("growth")["measurements"]
 called = {
     "naive": "window, formula",
@@ -507,7 +507,7 @@ for varied, axis in (
 figures.growth(panels)
 # %% [markdown]
 # With the side the kernel grows as counted, with the square; the formula grows faster, since time is not scores alone.
-# With the group the kernel grows more slowly at these sizes: it computes exponentials of pairs of poses, $|H|^2$ of them,
+# With the group both grow more slowly than $|H|^3$ at these sizes, the kernel most of all: it computes exponentials of pairs of poses, $|H|^2$ of them,
 # and multiplies them into triples, and the $|H|^3$ products are cheap until the group is large.
 #
 # ## Deeper: when is a card full?
@@ -567,7 +567,7 @@ chosen = max(curve, key=lambda epoch: epoch["accuracy"])  # on validation images
 best = max(curve, key=lambda epoch: epoch["watched"])  # on test images
 assert 100 * (best["watched"] - chosen["watched"]) == run_shown["optimism"] >= 0
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-selection", "caption": "Rotated MNIST. Left: validation and test accuracy of the run with the largest optimism; markers show the test accuracy at the epochs that each curve would choose. Right: the optimism of every run, its mean (black), and the gap between the two published networks (dashed)."}, "image": {"alt": "Left: two noisy curves with a marked epoch each. Right: a column of points for each network and a dashed line."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-selection", "caption": "Rotated MNIST. Top: validation and test accuracy of the run with the largest optimism; markers show the test accuracy at the epochs that each curve would choose. Bottom: the optimism of each run, means (black), and the gap between the two published networks (dashed)."}, "image": {"alt": "Top: two noisy curves with a marked epoch each. Bottom: a column of points for each network and a dashed line."}}
 figures.selection(curve, optimism, gap)
 # %% tags=["hide-input"]
 Markdown(
@@ -613,15 +613,15 @@ for group in (cyclic(4), cyclic(8)):
         pictures[f"{group}, {angle:g}°"] = (turned[0, 0].numpy(), found, expected)
 fault_figures.artifact(pictures)
 # %% [markdown]
-# Three causes add up: the square window is another set of pixels after 45°, the image is resampled, and the grid has no
-# turned copy (and $C_4$ no pose) at 45°. The fold removes the first two, one
-# after the other; the rest belongs to the third.
+# Three causes add up: the square window is another set of pixels after 45°, the image is resampled, and the turned grid
+# is another one (and $C_4$ has no pose at 45°). The section below removes the
+# first two one by one; the rest is the third.
 #
 # ## Deeper: where the error comes from
 #
 # A lifting layer and a group layer with random weights, averaged over poses, compared on the inner disc where no
 # window reaches the border. We remove one cause after the other: a disc instead of the square window, then the Fourier
-# series of images and maps instead of bilinear interpolation. What two causes share counts for the one removed first.
+# series of images and maps instead of bilinear interpolation. Shared error counts for the cause removed first.
 
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-error-shares", "caption": "Share of the squared equivariance error at 45° that each cause contributes on the inner disc, removed in the order of the legend. Negative shares are drawn as zero."}, "image": {"alt": "A stacked horizontal bar for each group and layer with three colors: window, resampling, and the rest."}}
 squares = {
@@ -654,22 +654,23 @@ table(
 #
 # ## 6. What the tables do not show
 #
-# Five faults that no table of results shows: one in reading the data, one in an index table, one in a pool, two in the
-# numbers. The next four sections measure and mend them.
+# No results table shows these five faults: one in reading the data, one in an index table, one in a pool, two in the
+# numerics. The next four sections measure and mend them.
 #
 # ### Deeper: rotMNIST appears to be stored column by column
 #
 # The official files of rotMNIST are text: one image a line, 784 numbers. By the evidence below, reading row by row, as
-# public loaders do, shows every digit transposed, which is a mirror image. A network trained and tested on transposed digits does as well as on
-# others, so accuracy does not show it. It matters when two sources meet: a network trained on
+# public loaders do, shows every digit transposed, which is a mirror image. A network
+# trained and tested on transposed digits can do as well as on others, so accuracy may hide it.
+# It matters when two sources meet: a network trained on
 # upright MNIST and tested on such files is tested on mirrored digits. Here is our ViT that saw only upright digits:
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-transposed", "caption": "Left: upright digits as they are and as reading row by row shows them. Right: accuracy of a ViT trained on upright digits, with 95 % intervals over the images."}, "image": {"alt": "Two rows of digits, the lower one transposed. Beside them bars: transposed digits are recognized less often."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-transposed", "caption": "Top: upright digits as they are and as reading row by row shows them. Bottom: accuracy of a ViT trained on upright digits, with 95 % intervals over the images."}, "image": {"alt": "Two rows of digits, the lower one transposed. Below them bars: transposed digits are recognized less often."}}
 fault_figures.transposed(as_float(upright_digits.images[:8, 0]).numpy(), reading)
 # %% tags=["hide-input"]
 evidence = weaknesses.elsewhere("draft's ViT")
 Markdown(
-    "What the order of the numbers rests on: the official archive was not available "
+    "Evidence for the order of the numbers: the official archive was not available "
     "when this was "
     f"written. {evidence['code'].capitalize()}, trained on files read row by row, "
     "classify "
@@ -681,13 +682,14 @@ Markdown(
 )
 
 # %% [markdown]
-# **Mended:** `e2vit.data` transposes. Numbers of the kind "train upright, test rotated" made without it are numbers for
+# **Mended:** `e2vit.data` transposes. Without this, results of "train upright, test rotated" would be for
 # mirrored digits.
 #
 # ### Deeper: the index table of $D_4$
 #
-# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for $C_n$ in GSA-Nets), not the printed formula. How large
-# is the fault on its way up? We measure a layer with every parameter redrawn, and the last map and the logits of
+# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets), not the
+# printed formula. How far does the fault propagate?
+# We measure a layer with every parameter redrawn, and the last map and the logits of
 # an untrained network.
 
 # %%
@@ -744,7 +746,7 @@ fault_figures.size_rule(pools, 96)
 # factor of $10^6$. Besides, the logits are a *sum* over positions, so the first loss is far from that of guessing,
 # $\ln 10 \approx 2.3$ nats. **Stable positions** encode both coordinates together by sines and a small network with $\varepsilon = 10^{-5}$.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-first-step", "caption": "Top: three features of each untrained encoding along a row of the window. Bottom: the largest gradient of the positional networks and the loss in the first training step, as released and with stable positions, a mean over places and scaled scores. Dashed: the largest number of half precision."}, "image": {"alt": "The released encoding is a step at zero, the stable one smooth curves. The released bars are many orders of magnitude taller and cross the dashed line."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-first-step", "caption": "Top: three features of each untrained encoding along a row of the window. Bottom: the largest gradient of the positional networks and the loss in the first training step, as released, and stable (positions, mean over places, scaled scores). Dashed: the largest number of half precision."}, "image": {"alt": "The released encoding is a step at zero, the stable one smooth curves. The released bars are taller; that of the gradient crosses the dashed line."}}
 offsets = torch.linspace(-1, 1, 81)
 encodings = {
     name: x.detach().numpy()
@@ -759,8 +761,9 @@ fault_figures.positions(offsets.numpy(), encodings, first, faults.HALF_MAXIMUM)
 #
 # ## 7. Better than ordinary attention?
 #
-# The claim behind all of this is that the group makes attention better. Four networks test it that differ in their group
-# or index table alone: attention without a group, and attention over $C_4$ with the table of GSA-Nets, that of GE-ViT, and
+# The claim behind all of this is that the group makes attention better. Four networks that differ only in group
+# or index table test it:
+# attention without a group, and attention over $C_4$ with the table of GSA-Nets, that of GE-ViT, and
 # the Cayley table. All have stable positions and a window of 5 pixels, and they are trained alike.
 
 # %% tags=["hide-input"]
@@ -788,7 +791,7 @@ Markdown(
     )
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attention", "caption": "Four attention networks that differ in their group or index table alone. Left: validation accuracy after each epoch, a line for each seed. Right: test accuracy with 95 % intervals, over seeds for three or more, else over the test images. Rotated MNIST, finished runs only."}, "image": {"alt": "Left: rising curves for each finished run. Right: a dot with an interval for each network."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-attention", "caption": "Four attention networks that differ in their group or index table alone. Top: validation accuracy after each epoch, a line for each seed. Bottom: test accuracy with 95 % intervals, over seeds for three or more, else over the test images. Rotated MNIST, finished runs only."}, "image": {"alt": "Top: rising curves for each finished run. Bottom: a dot with an interval for each network."}}
 curves = {
     label: [
         np.array([epoch["accuracy"] for epoch in record["curve"]]) for record in of_one
@@ -815,7 +818,7 @@ Markdown(
 )
 
 # %% [markdown]
-# There is also a third way: leave ordinary attention as it is and average its answers over the turned views, which is
+# There is another way: leave ordinary attention as it is and average its answers over the turned views, which is
 # exact at quarter turns without any new layer. That is the [next chapter](04_post_hoc).
 #
 # ## Deeper: how the recipe was chosen
@@ -878,7 +881,7 @@ table(
 # - Quarter turns are exact where the index table passes the criterion; angles between them are not.
 # - The cost is in the triples of poses, not in the lifting layer; a good kernel removes a constant factor, not the growth.
 # - A gap of 20 test images between two networks chosen on the test set does not show which is better.
-# - Faults of data, index, pool and numbers do not show in accuracy. Test for them.
+# - Accuracy may not show faults of data, index, pool or numerics. Test for them.
 #
 # ## Deeper: three exercises
 #
@@ -911,7 +914,7 @@ exercise2(...)
 
 # %% [markdown]
 # **3.** The released network for PatchCamelyon pools a 7 × 7 map at 96 pixels. Give a side of the image between 97 and 130
-# pixels at which its every pool obeys the size rule.
+# pixels at which every pool obeys the size rule.
 
 # %%
 exercise3 = Exercise(

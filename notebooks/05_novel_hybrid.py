@@ -64,10 +64,10 @@ display(
         f"{whole['hybrid-c4']}"
         + (f", plain ViT {whole['vit']}" if "vit" in whole else "")
         + (f", group convolutions {whole['gcnn-p4cnn']}")
-        + ". On one processor core the hybrid classifies "
-        f"{speeds['forward']['ratio']:.0f} times and trains on "
-        f"{speeds['training']['ratio']:.0f} times as many images per second as GE-ViT, "
-        "which runs on our compiled kernel there."
+        + ". On one processor core the hybrid is "
+        f"{speeds['forward']['ratio']:.0f} times as fast in classification and "
+        f"{speeds['training']['ratio']:.0f} times as fast in training as GE-ViT "
+        "with our compiled kernel."
     )
 )
 
@@ -85,8 +85,8 @@ figures.results(
 # %% tags=["hide-input"]
 drawing(
     "hybrid",
-    "The hybrid. Colors are poses; each pose of a map is the same map, computed with filters "
-    "that were turned. Lines in the blocks: attention relates places within a pose, and "
+    "The hybrid. Colors are poses; every pose of a map is computed with the same "
+    "filters, turned. Lines in the blocks: attention relates places within a pose, and "
     "linear layers relate the poses.",
 )
 
@@ -96,7 +96,7 @@ drawing(
 #    2), so the stem commutes with quarter turns exactly.
 # 2. **Tokens.** The map has $7 \times 7$ places and 4 poses. Each pair is a token, a vector of 32 features.
 # 3. **Blocks.** Attention relates the places; linear layers relate the poses.
-# 4. **Readout.** Mean over places, then mean and maximum over poses. Only here the pose disappears.
+# 4. **Readout.** Mean over places, then mean and maximum over poses. The pose disappears only here.
 #
 # The token at place $x$ in pose $g$ attends to the tokens $(y, g)$ of the same pose. The score is
 #
@@ -142,7 +142,7 @@ with torch.no_grad():
     assert torch.allclose(ours, layer(z))  # the layer of the library does the same
 
 # %% [markdown]
-# The index $g^{-1}m$ comes from the Cayley table, the table of all products. For $C_4$, with poses $g$ as rows and $m$ as columns:
+# The index $g^{-1}m$ is read from the product table of the group. For $C_4$, with $g$ as rows and $m$ as columns:
 
 # %%
 layer.qkv.relative
@@ -151,8 +151,8 @@ layer.qkv.relative
 # ## What it saves
 #
 # Attention computes one *score* for each query, key and head. GE-ViT's lifting layer looks at a window of
-# $9 \times 9$ pixels around each of $28 \times 28$ pixels, with 9 heads and 4 poses. Its group layers have poses on both
-# sides: a query pose, a key pose and an output pose, 16 times as many scores as the lifting layer.
+# $9 \times 9$ pixels around each of $28 \times 28$ pixels, with 9 heads and 4 poses. Its group layers also have poses
+# of query and key: the first one has 16 times as many scores as the lifting layer.
 
 # %%
 heads, poses, window, pixels, places = 9, 4, 9 * 9, 28 * 28, 7 * 7
@@ -196,22 +196,24 @@ if pooled:
 display(Markdown(sentence))
 
 # %% [markdown]
-# What patches lose is detail: a single linear map reads each square of $4 \times 4$ pixels. Convolutions with pools between them
-# overlap; how much that is worth was not measured against patches.
+# Patches may lose detail: a single linear map reads each square of $4 \times 4$ pixels. Convolutions with pools between
+# them overlap; how much that is worth was not measured against patches.
 #
 # **Predecessors.** Attention over group elements comes from
 # [GSA-Nets](https://arxiv.org/abs/2010.00977), and [GE-ViT](https://arxiv.org/abs/2306.06722) revised their positional
 # encoding; both attend between pixels. The draft of this book, by Bant, Bot, Eppink, Feng and Six Dijkstra, puts group convolutions in front of
-# GE-ViT and *averages the poses* in between, which is equivariant but discards how the parts were turned. Our hybrid keeps them.
-# [REViT](https://arxiv.org/abs/2606.25318) is the nearest relative: one lifting convolution, then attention over tokens
-# with a group axis; ours has several group convolutions, and attends within each pose. Its default for 28 pixels breaks the size rule. [Octic
+# GE-ViT and *averages the poses* in between, which is equivariant but discards how the parts were turned.
+# We keep the poses.
+# [REViT](https://arxiv.org/abs/2606.25318) is the nearest relative: one lifting convolution, whose default for
+# 28 pixels breaks the size rule, then attention over tokens with a group axis; ours has several convolutions
+# and attends within each pose. [Octic
 # transformers](https://arxiv.org/abs/2505.15441) store the poses of $D_4$ in other coordinates, its irreducible
 # representations, in which linear layers are cheaper.
 #
 # ## Exact, stage by stage
 #
 # For every stage $f$ of a trained hybrid we compare $f(r\,x)$ with $r\,f(x)$, for all quarter turns $r$, in double precision. The
-# control is the same architecture with one change: a learned vector for each absolute place is added to the tokens.
+# control has random weights, no bias $b$, and a vector for each absolute place that is added to the tokens.
 
 # %%
 finished = results.first(("rotmnist/hybrid-c4", "ablation/hybrid-c4"), mode)
@@ -254,7 +256,7 @@ display(
 # %% [markdown]
 # ## What it buys
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-cost", "caption": "Test error against computation on rotated MNIST (rebuilt from MNIST), log scales, 95 % intervals. Low and left is good. The cost is counted in multiplications for one image, so it does not depend on a machine. Filled marks: trained on randomly turned images; open marks: on the images as they are. Most points are one or two seeds. Group attention is slow, so it was tested on fewer images and trained for few epochs, far from convergence."}, "image": {"alt": "Scatter plots of test error against millions of multiplications, one panel for all training images and one for a tenth. The hybrid lies lowest in both; group attention lies far to the right."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-cost", "caption": "Test error against computation on rotated MNIST (rebuilt from MNIST), log scales, 95 % intervals. Low and left is good. The cost is counted in multiplications for one image, so it does not depend on a machine. Filled marks: trained on randomly turned images; open marks: on the images as they are. Most have one or two seeds. Group attention is slow, so it was tested on fewer images and trained for few epochs, far from convergence."}, "image": {"alt": "Scatter plots of test error against millions of multiplications, one panel for all training images and one for a tenth. The hybrid lies lowest in both; group attention lies far to the right."}}
 figures.cost(measure.points(final | attention))
 # %% tags=["hide-input"]
 upright = {
@@ -278,9 +280,9 @@ display(
 # %% [markdown]
 # ## What each part does
 #
-# Each ablation changes one part of the hybrid, and all are trained alike. How large must a difference be before we may
-# believe it? Two things vary: the test images and the seed. An interval that holds zero shows no difference. A true
-# difference outside the gray band would have been shown in at least four cases out of five.
+# Each ablation changes one part of the hybrid, two of them more than one; all are trained alike. Two things vary by
+# chance: the test images and the seed. Where the interval contains zero, no difference is shown. A true difference
+# outside the gray band would have been shown in at least four cases out of five.
 
 # %% tags=["hide-input"]
 parts = {
@@ -338,12 +340,12 @@ display(
 )
 
 # %% [markdown]
-# With fewer than three seeds, a new one may change the order of what lies close together.
+# With fewer than three seeds, another seed may change the order of close results.
 #
-# - **Poses carry the most.** The network with one pose falls behind by the largest amount. Averaging the poses before the
-#   transformer and lifting again loses a good part of what they bring.
-# - **The blocks help, but they need not be attention.** Without them accuracy drops. With group convolutions in their place, no
-#   difference is shown: on these digits nothing shows a need for attention.
+# - **Poses matter most.** The network with one pose falls behind by the largest amount. Averaging the poses before the
+#   transformer and lifting again loses about a third as much.
+# - **The blocks help; a need for attention in them is not shown.** Without them accuracy drops. With group convolutions
+#   in their place no difference is shown.
 # - **Positions** matter little on seven by seven places. Absolute positions show no loss of accuracy here. What they
 #   lose is the guarantee.
 # - **The maximum over poses** belongs in the readout: the mean alone loses accuracy.
@@ -353,15 +355,15 @@ display(
 # ## Deeper: angles between the pixels
 #
 # A quarter turn moves pixels onto pixels. A turn by 45° does not. For $C_8$ a filter must be turned by 45° and put back on
-# the grid. Copying the nearest pixel tears the filter apart. We build filters from rings with a few waves around them
-# instead:
+# the grid. Copying the nearest pixel distorts the filter. Instead we build filters from rings with a few waves around
+# them:
 #
 # $$\psi(r, \theta) = e^{-(r - \rho)^2 / 2\sigma^2} \cos(f\theta) \quad\text{or}\quad
 #   e^{-(r - \rho)^2 / 2\sigma^2} \sin(f\theta), \qquad f \le 1.5\,\rho,$$
 #
-# with $\rho$ the radius of the ring in pixels. Such a filter can be turned before it meets the grid: replace $\theta$ by
-# $\theta - 45°$. It is then fitted to the pixels by least squares, so that it responds to smooth images nearly as
-# the continuous filter would.
+# with $\rho$, $\sigma$ the radius and width of the ring in pixels, $f$ waves around it. To turn it, replace
+# $\theta$ by $\theta - 45°$. It is then fitted to the pixels by least squares, so that it responds to smooth images
+# nearly as the continuous filter would.
 
 # %%
 group = cyclic(8)
@@ -410,7 +412,7 @@ display(
 )
 
 # %% [markdown]
-# So the networks over $C_4$ and $D_4$ are exact. Those over $C_8$ and $C_{16}$ are exact on their quarter turns and approximate in between.
+# So networks over $C_4$ and $D_4$ are exact; those over $C_8$ (and, untested here, $C_{16}$) only at quarter turns.
 #
 # ## Where it fails
 
@@ -439,9 +441,9 @@ figures.mistakes(
 )
 # %% [markdown]
 # A 6 turned by 180° can look just like a 9. Where it does, a model that is invariant to half turns must give both the same answer,
-# and no architecture can mend that. For most digits something still tells them apart, as the count above shows.
+# and no architecture can mend that. The count above suggests that most sixes and nines still differ.
 #
-# ## What to take along
+# ## What to remember
 #
 # - Keep the pose until the readout. Averaging it earlier is equivariant, but discards how the parts were turned.
 # - Let each pose read offsets in its own frame. Then any function of them may enter the score.

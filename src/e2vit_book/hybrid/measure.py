@@ -24,6 +24,8 @@ FAMILIES = {  # how the name of a network begins → the name of its kind in the
     "gsa": "GSA-Net",
     "cayley": "Cayley table",
     "attention-z2": "attention without a group",
+    "plain-cnn": "CNN",
+    "plain": "attention without a group",
 }
 
 

@@ -39,7 +39,7 @@ def consistency(
         rate, low, high = 100 * np.array([of[motion] for of in rates.values()]).T
         axes[1].errorbar(rate, y, xerr=[np.maximum(rate - low, 0), np.maximum(high - rate, 0)], capsize=2, **style)
     axes[0].set(xscale="log", xlim=(FLOOR / 2, 3), xlabel="change of the logits (relative)")
-    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of images)")
+    axes[1].set(xlim=(-2, 102), xlabel="class changed (% of moved images)")
     axes[0].set(yticks=range(len(changes)), yticklabels=list(changes))
     axes[0].invert_yaxis()
     for ax in axes:
