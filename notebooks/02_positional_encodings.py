@@ -472,8 +472,8 @@ show_table(
 # - GE-ViT, as released: it is right for turns alone ($C_n$) and for a mirror alone ($D_1$), and fails for $D_4$.
 # - The Cayley table is right for all.
 #
-# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets), **not the printed
-# formula**, which GE-ViT writes with products of group elements. Nor is anything else in the layers at fault. With the
+# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in
+# GSA-Nets), **not the printed formula**, which GE-ViT writes with products of group elements. Nor is anything else in the layers at fault. With the
 # vectors $e$ set to zero, all three are exact:
 
 # %%

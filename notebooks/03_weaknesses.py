@@ -330,7 +330,8 @@ Markdown(
 #
 # ## Deeper: the seven networks
 #
-# Their accuracies are not comparable line by line: they differ in training images, in epochs and in augmentation.
+# One trained network each. Their accuracies are not comparable line by line: they differ in training images, in epochs
+# and in augmentation.
 
 # %% tags=["hide-input"]
 table(
@@ -507,8 +508,8 @@ for varied, axis in (
 figures.growth(panels)
 # %% [markdown]
 # With the side the kernel grows as counted, with the square; the formula grows faster, since time is not scores alone.
-# With the group both grow more slowly than $|H|^3$ at these sizes, the kernel most of all: it computes exponentials of pairs of poses, $|H|^2$ of them,
-# and multiplies them into triples, and the $|H|^3$ products are cheap until the group is large.
+# With the group both grow more slowly than $|H|^3$ at these sizes, the kernel most of all: it computes exponentials of
+# pairs of poses, $|H|^2$ of them, and multiplies them into triples; the $|H|^3$ products are cheap until the group is large.
 #
 # ## Deeper: when is a card full?
 #
@@ -687,10 +688,9 @@ Markdown(
 #
 # ### Deeper: the index table of $D_4$
 #
-# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets), not the
-# printed formula. How far does the fault propagate?
-# We measure a layer with every parameter redrawn, and the last map and the logits of
-# an untrained network.
+# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in
+# GSA-Nets), not the printed formula. How far does the fault propagate? We measure a layer with every parameter redrawn,
+# and the last map and the logits of an untrained network.
 
 # %%
 layer = faults.layer_error(gevit_index, dihedral(4))  # of the largest output

@@ -114,9 +114,8 @@ def cost(points: Sequence[Mapping[str, Any]]) -> Figure:
         ax.margins(0.2)
         for axis in (ax.xaxis, ax.yaxis):
             low, high = axis.get_view_interval()
-            axis.set_major_locator(
-                LogLocator(subs=(1, 2, 5) if high < 30 * low else (1, 3) if axis is ax.yaxis else (1,))
-            )
+            wide = (1, 3) if axis is ax.yaxis else (1,)
+            axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else wide))
             axis.set_major_formatter("{x:g}")
             axis.set_minor_locator(NullLocator())
         ax.grid(alpha=0.3)
