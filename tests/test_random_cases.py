@@ -165,19 +165,22 @@ def test_every_layer_commutes_with_its_group_in_every_precision(name):
     check()
 
 
+def assert_gradients_are_those_of_finite_differences(layer, x):
+    named = [name for name, _ in layer.named_parameters()]
+
+    def function(x, *values):
+        return torch.func.functional_call(layer, dict(zip(named, values, strict=True)), (x,))
+
+    values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
+    assert torch.autograd.gradcheck(function, (x[:1].requires_grad_(), *values), fast_mode=True)
+
+
 @pytest.mark.parametrize("name", LAYERS)
 def test_the_gradients_of_every_layer_are_those_of_finite_differences(name):
     @tries(6)
     @given(layer_cases(LAYERS[name]))
     def check(case):
-        _, layer, x = case
-        named = [name for name, _ in layer.named_parameters()]
-
-        def function(x, *values):
-            return torch.func.functional_call(layer, dict(zip(named, values, strict=True)), (x,))
-
-        values = [p.detach().clone().requires_grad_() for p in layer.parameters()]
-        assert torch.autograd.gradcheck(function, (x[:1].requires_grad_(), *values), fast_mode=True)
+        assert_gradients_are_those_of_finite_differences(*case[1:])
 
     check()
 
