@@ -47,20 +47,3 @@ def test_the_readout_of_the_p4cnn_is_the_largest_class_score_over_poses():
     model = randomized(GCNN(GCNNConfig.p4cnn(widths=(2, 3, 2, 2, 2, 2))))
     scores = model.top(model.layers(images()))
     assert torch.equal(model(images()), scores.amax((2, 3, 4)))
-
-
-def test_image_sizes_that_break_the_rule_are_refused_with_sizes_that_work():
-    with pytest.raises(ValueError, match="sizes that work: 22, 24, 26, 28"):
-        GCNNConfig.p4cnn(image_size=29)
-    with pytest.raises(ValueError, match="convolved and pooled to nothing"):
-        GCNNConfig.p4cnn(image_size=16)
-    with pytest.raises(ValueError, match="this model takes"):
-        GCNN(GCNNConfig.p4cnn().tiny())(torch.zeros(1, 1, 24, 24))
-    with pytest.raises(ValueError, match=r"widths takes one or more whole numbers from 1 on, not \(\)"):
-        GCNNConfig(widths=())
-
-
-def test_the_tiny_one_is_of_the_same_shape():
-    tiny = GCNN(GCNNConfig.modern().tiny())
-    assert len(tiny.layers) == len(GCNN(GCNNConfig.modern()).layers)
-    assert tiny(torch.zeros(2, 1, 28, 28)).shape == (2, 10)

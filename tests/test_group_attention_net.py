@@ -77,36 +77,23 @@ def test_parity_of_the_formula_written_out_and_of_no_other_index(name):
 @pytest.mark.parametrize(
     "name, group, index, window, message",
     [
-        case
-        for case in [
-            ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
-            ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
-            ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
-            ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
-        ]
-        if case[0] in PRESENT
+        ("gevit_p4_w9", cyclic(4), gsa_index, 9, "tables='own'"),
+        ("gevit_p4_w9", cyclic(4), gevit_index, 7, "tables='own'"),
+        ("gevit_p4_w9", cyclic(8), gevit_index, 9, "C8"),
+        ("gevit_z2_w9", dihedral(1), gevit_index, 9, "D1"),
+        (None, cyclic(4), gevit_index, 9, "the state has no lifting.query.weight"),
     ],
 )
 def test_weights_of_another_network_are_refused(name, group, index, window, message):
-    state, _, _ = golden(name)
-    with pytest.raises(ValueError, match=message):
-        GroupAttentionNet.from_released(state, group, index, window)
+    if name is None or name in PRESENT:
+        state = golden(name)[0] if name else {}
+        with pytest.raises(ValueError, match=message):
+            GroupAttentionNet.from_released(state, group, index, window)
 
 
-def test_a_state_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="the state has no lifting.query.weight"):
-        GroupAttentionNet.from_released({}, cyclic(4), gevit_index, 9)
-
-
-@pytest.mark.parametrize(
-    "config, count",
-    [
-        (GroupAttentionNetConfig.rotmnist(), 44_428),
-        (GroupAttentionNetConfig(index=gevit_index), 44_428),
-    ],
-)
-def test_the_released_network_has_its_published_number_of_parameters(config, count):
-    assert sum(p.numel() for p in GroupAttentionNet(config).parameters()) == count
+def test_the_released_network_has_its_published_number_of_parameters():
+    for config in (GroupAttentionNetConfig.rotmnist(), GroupAttentionNetConfig(index=gevit_index)):
+        assert sum(p.numel() for p in GroupAttentionNet(config).parameters()) == 44_428
 
 
 def test_the_maps_have_the_released_sizes():
@@ -165,32 +152,9 @@ def test_a_tiny_network_learns(group):
     assert losses[-1] < losses[0] - 0.1 and all(p.grad is not None for p in net.parameters())
 
 
-def test_features_and_head_make_the_logits():
+def test_the_logits_are_the_largest_class_scores_over_poses():
     net, images = randomized(GroupAttentionNet(GroupAttentionNetConfig(**SMALL))), torch.randn(2, 1, 12, 12).double()
-    assert torch.equal(net.head(net.features(images)), net(images))
     assert torch.equal(net.stages(images)["stage_classes"].sum((-2, -1)).amax(-1), net(images))
-
-
-@pytest.mark.parametrize(
-    "message, change",
-    [
-        ("larger than the image", {"window": 31}),
-        ("multiple of 2", {"channels": 7}),
-        ("need 2 expansions and 5 crops", {"crops": (1,)}),
-        ("to nothing", {"crops": (9, 9, 9, 9, 9)}),
-        ("multiple of 4 channels", {"channels": 6}),
-        ("readout is one of", {"readout": "max"}),
-        ("score_scale is one of", {"score_scale": "none"}),
-    ],
-)
-def test_settings_that_make_no_network_are_refused(message, change):
-    with pytest.raises(ValueError, match=message):
-        GroupAttentionNetConfig(**change)
-
-
-def test_images_of_another_size_are_refused():
-    with pytest.raises(ValueError, match=r"\(1, 28, 27\)"):
-        GroupAttentionNet()(torch.zeros(1, 1, 28, 27))
 
 
 def test_a_block_that_attends_to_nothing_hands_its_input_on():

@@ -14,6 +14,7 @@ from e2vit.models import (
     GroupAttentionNetConfig,
     HybridViT,
     HybridViTConfig,
+    OcticViTConfig,
     PooledHybridConfig,
     Transformer,
     TransformerConfig,
@@ -116,6 +117,7 @@ def test_what_is_not_a_group_is_refused(config, group):
         (HybridViTConfig, "stem", (8, 0), r"one or more whole numbers from 1 on, not \(8, 0\)"),
         (HybridViTConfig, "kernel", 0, "whole number from 1 on, not 0"),
         (GCNNConfig, "kernel", 0, "whole number from 1 on, not 0"),
+        (GCNNConfig, "widths", (), r"one or more whole numbers from 1 on, not \(\)"),
         (GroupAttentionNetConfig, "blocks", (2, -1), r"one or more whole numbers from 0 on, not \(2, -1\)"),
         (GroupAttentionNetConfig, "window", 0, "whole number from 1 on, not 0"),
     ],
@@ -123,6 +125,41 @@ def test_what_is_not_a_group_is_refused(config, group):
 def test_counts_that_make_no_model_are_refused(config, field, value, message):
     with untyped(), pytest.raises(ValueError, match=f"^{field} takes (a )?{message}$"):
         config(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "changes", "message"),
+    [
+        (ViTConfig, {"token_dropout": 1.0}, "token_dropout is at least 0 and below 1, got 1.0"),
+        (ViTConfig, {"token_dropout": -0.1}, "token_dropout is at least 0 and below 1, got -0.1"),
+        (ViTConfig, {"initial_position": "sine"}, "initial_position is 'normal' or 'sinusoidal', not 'sine'"),
+        (ViTConfig, {"initial_position": "sinusoidal", "width": 6, "heads": 2}, "multiple of 4 channels, not 6"),
+        (OcticViTConfig, {"group": cyclic(4)}, "octic coordinates are those of D4, not of"),
+        (OcticViTConfig, {"width": 32, "heads": 3}, "width 32 is not a multiple of 8 parts times 3 heads"),
+        (OcticViTConfig, {"image_size": 13, "patch_size": 4}, "image size 13 is not a multiple of patch size 4"),
+        (GCNNConfig.p4cnn, {"image_size": 29}, "sizes that work: 22, 24, 26, 28"),
+        (GCNNConfig.p4cnn, {"image_size": 16}, "convolved and pooled to nothing"),
+        (HybridViTConfig, {"heads": 5}, "width 24 is not a multiple of heads 5"),
+        (HybridViTConfig, {"image_size": 30}, "multiple of 4"),
+        (HybridViTConfig, {"patch": 5, "stem": (8,)}, "patches of 5 pixels need"),
+        (HybridViTConfig, {"position": "sinusoidal"}, "position is one of"),
+        (HybridViTConfig, {"position": "rotary", "width": 6, "heads": 2}, "rotary positions turn pairs"),
+        (GroupAttentionNetConfig, {"window": 31}, "larger than the image"),
+        (GroupAttentionNetConfig, {"channels": 7}, "multiple of 2"),
+        (GroupAttentionNetConfig, {"crops": (1,)}, "need 2 expansions and 5 crops"),
+        (GroupAttentionNetConfig, {"crops": (9, 9, 9, 9, 9)}, "to nothing"),
+        (GroupAttentionNetConfig, {"channels": 6}, "multiple of 4 channels"),
+        (GroupAttentionNetConfig, {"readout": "max"}, "readout is one of"),
+        (GroupAttentionNetConfig, {"score_scale": "none"}, "score_scale is one of"),
+        (TransformerConfig, {"width": 10, "heads": 4}, "width 10 is not an even multiple of heads 4"),
+        (TransformerConfig, {"width": 9, "heads": 3}, "width 9 is not an even multiple of heads 3"),
+        (TransformerConfig, {"padding": 13}, "padding 13 is not one of the"),
+    ],
+)
+def test_settings_that_make_no_model_are_refused(config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        made = config(**changes)
+        MODELS[type(made)](made)
 
 
 @pytest.mark.parametrize("size", [27, 29, 31])

@@ -6,7 +6,7 @@ from einops import einsum, rearrange
 from torch.utils.flop_counter import FlopCounterMode, mm_flop
 
 from e2vit.actions import act, invariance_error
-from e2vit.groups import cyclic, dihedral
+from e2vit.groups import dihedral
 from e2vit.models import OcticViT, OcticViTConfig
 from e2vit.models.octic import OcticLinear, OcticTable, normalized, to_parts
 from e2vit.testing import randomized
@@ -91,21 +91,3 @@ def test_gradients_are_those_of_finite_differences():
     layer = randomized(OcticLinear(16, 24))
     x = torch.randn(8, 3, 2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x, *_: layer(normalized(x)), (x, *layer.parameters()))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"group": cyclic(4)}, "octic coordinates are those of D4, not of"),
-        ({"width": 32}, "width 32 is not a multiple of 8 parts times 3 heads"),
-        ({"image_size": 13}, "image size 13 is not a multiple of patch size 4"),
-    ],
-)
-def test_a_configuration_that_makes_no_sense_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        OcticViTConfig(**SHAPE | change)
-
-
-def test_images_of_another_shape_are_refused():
-    with pytest.raises(ValueError, match=r"images have shape \(1, 12, 12\), this model takes \(2, 12, 12\)"):
-        OcticViT(OcticViTConfig(**SHAPE))(torch.rand(1, 1, 12, 12))

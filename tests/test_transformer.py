@@ -160,9 +160,6 @@ def test_it_comes_to_stand_for_the_noun_that_is_meant():
 @pytest.mark.parametrize(
     "wrong",
     [
-        lambda: TransformerConfig(width=10, heads=4),
-        lambda: TransformerConfig(width=9, heads=3),
-        lambda: TransformerConfig(padding=13),
         lambda: Lesson(steps=-1),
         lambda: Lesson(learning_rate=float("nan")),
         lambda: sinusoidal_positions(4, 5),

@@ -46,19 +46,5 @@ def test_what_is_kept_are_tokens_of_the_image_and_the_class_token_is_among_them(
         assert len(set(places)) == len(places)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"token_dropout": 1.0}, "token_dropout is at least 0 and below 1, got 1.0"),
-        ({"token_dropout": -0.1}, "token_dropout is at least 0 and below 1, got -0.1"),
-        ({"initial_position": "sine"}, "initial_position is 'normal' or 'sinusoidal', not 'sine'"),
-        ({"initial_position": "sinusoidal", "width": 6}, "multiple of 4 channels, not 6"),
-    ],
-)
-def test_a_vit_that_makes_no_sense_is_refused(change, message):
-    with pytest.raises(ValueError, match=message):
-        ViT(ViTConfig(**SHAPE | change))
-
-
 def test_a_block_widens_four_times_unless_told_otherwise():
     assert Block(8, 2).mlp[0].out_features == 32 and Block(8, 2, expansion=3).mlp[0].out_features == 24
