@@ -41,6 +41,12 @@ def error(layer, group, size=5):
     return equivariance_error(layer, lifted(group, size), group, exact_elements(group))
 
 
+def backwards(layer):
+    """The layer with its poses counted backwards, as GSA-Nets do."""
+    inverse = layer.group.inverse
+    return lambda x: layer(x[:, :, inverse] if x.ndim == 5 else x)[:, :, inverse]
+
+
 def by_hand(layer, x, reach):
     """The layer for one image and one head, number by number. reach: of the window; the keys are those on the map."""
     group, d = layer.group, layer.out.weight.shape[1]
@@ -75,44 +81,22 @@ def by_hand(layer, x, reach):
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {},
-        {"query_pose": "diagonal"},
-        {"index": gevit_index, "position": "released"},
-        {"lifting": True},
-    ],
+    [{}, {"query_pose": "diagonal"}, {"index": gevit_index, "position": "released"}, {"lifting": True}],
     ids=["stable", "diagonal", "released", "lifting"],
 )
 @torch.no_grad()
 def test_the_layer_is_its_formula(settings):
-    group = cyclic(3)
+    group, settings = cyclic(3), {"channels": 2, "heads": 1, "head_dim": 4, "out_channels": 5, **settings}
     x = torch.randn(1, 2, *[] if settings.get("lifting") else [3], 3, 4).double()
-    head_dim = 4
-    layer = local(group, channels=2, heads=1, head_dim=head_dim, out_channels=5, **settings)
-    given = x[0, :, None] if layer.lifting else x[0]
-    assert (layer(x)[0] - by_hand(layer, given, reach=1)).abs().max() < EXACT
-    layer = randomized(GroupSelfAttention(group, 2, 1, head_dim, out_channels=5, **settings))
-    assert (layer(x)[0] - by_hand(layer, given, reach=3)).abs().max() < EXACT
+    for layer, reach in ((local(group, **settings), 1), (randomized(GroupSelfAttention(group, **settings)), 3)):
+        given = x[0, :, None] if layer.lifting else x[0]
+        assert (layer(x)[0] - by_hand(layer, given, reach)).abs().max() < EXACT
 
 
 @pytest.mark.parametrize("group", QUARTER_TURNS, ids=str)
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {},
-        {"position": "released"},
-        {"query_pose": "diagonal"},
-        {"window": 5, "window_shape": "disc"},
-    ],
-)
+@pytest.mark.parametrize("settings", [{}, {"position": "released"}, {"window": 5, "window_shape": "disc"}], ids=str)
 def test_the_layer_with_the_cayley_table_commutes_with_the_group(group, settings):
     assert error(local(group, **settings), group) < EXACT
-
-
-@pytest.mark.parametrize("group", [cyclic(8), dihedral(8)], ids=str)
-def test_the_layer_with_the_cayley_table_commutes_with_the_quarter_turns_of_a_larger_group(group):
-    assert len(exact_elements(group)) == group.order // 2
-    assert error(local(group), group, size=4) < EXACT
 
 
 def test_an_eighth_turn_breaks_it():
@@ -120,20 +104,13 @@ def test_an_eighth_turn_breaks_it():
     assert equivariance_error(local(group), lifted(group, 9), group, [1]) > BROKEN
 
 
-@pytest.mark.parametrize("group", QUARTER_TURNS, ids=str)
-@pytest.mark.parametrize("query_pose", ["sum", "diagonal"])
-def test_the_global_layer_with_the_cayley_table_commutes_with_the_group(group, query_pose):
-    assert error(whole(group, query_pose=query_pose), group, size=3) < EXACT
-
-
 @pytest.mark.parametrize("group", [*QUARTER_TURNS, cyclic(1), cyclic(8), dihedral(8)], ids=str)
 @pytest.mark.parametrize("index", [gsa_index, gevit_index, cayley_index], ids=lambda index: index.__name__)
 def test_a_layer_is_exact_where_its_table_is_constant_on_diagonal_orbits(group, index):
-    """Poses may be counted backwards, as GSA-Nets do: the smaller error of both ways counts."""
+    """The smaller error of both ways to count the poses counts."""
     layer = local(group, index=index, channels=2, heads=1, head_dim=3)
     x = torch.randn(1, 2, group.order, 4, 4).double()
-    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]  # noqa: E731
-    found = min(equivariance_error(f, x, group, exact_elements(group)) for f in (layer, backwards))
+    found = min(equivariance_error(f, x, group, exact_elements(group)) for f in (layer, backwards(layer)))
     exact = {gsa_index: group.order == 1, gevit_index: not group.has_mirrors or group.order == 2, cayley_index: True}
     assert is_diagonal_invariant(index(group), group) == exact[index]
     assert found < EXACT if exact[index] else found > BROKEN
@@ -144,8 +121,7 @@ def test_a_layer_is_exact_where_its_table_is_constant_on_diagonal_orbits(group, 
 def test_the_fault_is_in_the_element_index_alone(group, index):
     layer = local(group, index=index)
     torch.nn.init.zeros_(layer.element)
-    backwards = lambda x: layer(x[:, :, group.inverse])[:, :, group.inverse]  # noqa: E731
-    assert equivariance_error(backwards if index is gsa_index else layer, lifted(group), group) < EXACT
+    assert equivariance_error(backwards(layer) if index is gsa_index else layer, lifted(group), group) < EXACT
 
 
 @wraps(gsa_index)
@@ -167,9 +143,8 @@ def test_a_wrapped_table_gives_the_same_layer(index, lifting):
 def test_lifting_is_exact_in_all(group, index):
     for make, settings in ((local, {"position": "stable"}), (whole, {})):
         layer = make(group, lifting=True, index=index, **settings)
-        renamed = lambda x, layer=layer: layer(x)[:, :, group.inverse]  # noqa: E731
         x = torch.randn(2, 3, 4, 4).double()
-        assert equivariance_error(renamed if index is gsa_index else layer, x, group) < EXACT
+        assert equivariance_error(backwards(layer) if index is gsa_index else layer, x, group) < EXACT
 
 
 def test_a_window_over_the_whole_map_is_the_global_layer():
@@ -179,9 +154,10 @@ def test_a_window_over_the_whole_map_is_the_global_layer():
     assert (narrow(x) - wide(x)).abs().max() < EXACT
 
 
-def test_attention_weights_are_distributions_that_give_the_output():
-    group, x = cyclic(3), lifted(cyclic(3), 4)
-    for layer in (local(group), whole(group), local(group, query_pose="diagonal")):
+def test_attention_weights_are_distributions():
+    group, x = cyclic(3), lifted(cyclic(3), 7)
+    windows = (local(group, window=window) for window in (3, 5, 7))
+    for layer in (*windows, whole(group), local(group, query_pose="diagonal")):
         weights = layer.weights(x)
         axes = (4, 5) if isinstance(layer, LocalGroupSelfAttention) else (5, 6)
         assert weights.shape[:4] == (1, 2, 3, 1 if layer.diagonal else 3)
