@@ -1,7 +1,6 @@
 """A feature aggregate over the trivial group is the model itself, or one sentence says why not."""
 
 import copy
-import pickle
 
 import pytest
 import torch
@@ -187,12 +186,6 @@ def test_copies_have_parts_of_their_own(make):
     expected = wrapped(images())
     wrapped.model.fc.weight.data.zero_()
     assert torch.equal(copied(images()), expected)
-
-
-def test_a_wrapper_survives_pickle():
-    model = randomized(ViT(ViTConfig(image_size=28, in_channels=3).tiny()))
-    wrapped = Symmetrized(model, cyclic(4), "learned_attention")
-    assert torch.equal(pickle.loads(pickle.dumps(wrapped))(images()), wrapped(images()))
 
 
 @pytest.mark.parametrize("name", ["a linear layer", "log-softmax"])
