@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -35,16 +34,6 @@ def _close_figures():
     yield
     if "matplotlib.pyplot" in sys.modules:
         sys.modules["matplotlib.pyplot"].close("all")
-
-
-def assert_draws(draw: Callable) -> None:
-    """That it gives a figure that can be drawn, and leaves matplotlib's settings alone."""
-    import matplotlib as mpl
-
-    before = dict(mpl.rcParams)
-    figure = draw()
-    figure.canvas.draw()
-    assert isinstance(figure, mpl.figure.Figure) and dict(mpl.rcParams) == before
 
 
 @contextmanager

@@ -27,12 +27,6 @@ SEED = torch.Generator().manual_seed(11)
 IMAGE = torch.rand(1, 12, 12, generator=SEED, dtype=torch.float64)
 
 
-@pytest.fixture(autouse=True)
-def closed_figures():
-    with matplotlib.rc_context({"figure.max_open_warning": 0}):
-        yield
-
-
 def hybrid(attention: str = "within_pose") -> HybridViT:
     return randomized(HybridViT(HybridViTConfig(cyclic(4), 12, 1, 5, (2, 3), 3, 6, 2, 2, attention=attention)))
 
@@ -202,19 +196,7 @@ def test_a_slideshow_describes_its_pictures():
         slideshow([], [], [], "a picture")
 
 
-def test_every_figure_can_be_drawn():
-    degrees = [0, 90, 180, 270]
-    figures = [
-        attention.relevance_maps(random(3, 12, 12), {"a": random(3, 6, 6), "b": random(3, 3, 3)}, "xyz"),
-        attention.relevance_row(random(12, 12), {"a": random(6, 6), "b": random(3, 3)}, "x"),
-        attention.heads(random(2, 3, 6, 6), (1, 2), random(2, 12, 12), "ab", "xyz"),
-        attention.square(random(2, 12, 12), random(2, 4, 5, 5), random(4, 5, 5)),
-        attention.residuals({"a": {"x": 0.0, "y": 0.1}, "b": {"z": 1e-7}}),
-        attention.paths({"a": {"x": random(4, 2)}, "b": {"x": random(4, 2)}}, degrees),
-        attention.ring(random(4), random(12, 12), 1.0, "a"),
-        attention.polar_probabilities({"a": random(5, 4), "b": random(5, 4)}, degrees),
-    ]
-    assert all(isinstance(figure, Figure) for figure in figures)
+def test_probabilities_at_no_angle_are_not_drawn():
     with pytest.raises(ValueError, match="angles is empty"):
         attention.polar_probabilities({"a": random(5, 4)}, [])
 

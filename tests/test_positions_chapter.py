@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import assert_draws
 from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index
 from e2vit.layers.position import seen_offsets
 from e2vit_book.positions import figures as position
@@ -20,24 +19,6 @@ def seen(group, side):
 def cube(group, index, r=1):
     table, p = index(group), group.product[r]
     return table.numpy(), table[p][:, p][:, :, p].numpy()
-
-
-FIGURES = {
-    "product_table": lambda: position.product_table(RANDOM.rand(4, 6, 5), cyclic(4).product.numpy(), QUARTERS),
-    "lifted_maps": lambda: position.lifted_maps(RANDOM.rand(2, 6, 5), RANDOM.randn(2, 3, 6, 5), ["upright", "turned"]),
-    "index_maps": lambda: position.index_maps(seen(cyclic(4), 5), QUARTERS),
-    "index_maps_between_pixels": lambda: position.index_maps(seen(cyclic(8), 3), list("abcdefgh")),
-    "encodings": lambda: position.encodings({"row": RANDOM.rand(4, 5, 5), "sum": RANDOM.rand(4, 5, 5)}, QUARTERS),
-    "index_cubes": lambda: position.index_cubes(
-        {"C4": cube(cyclic(4), gsa_index), "D4": cube(dihedral(4), gevit_index)}
-    ),
-    "errors_by_angle": lambda: position.errors_by_angle([0, 45, 90], {"C4": np.array([0.0, 0.2, 0.0])}),
-}
-
-
-@pytest.mark.parametrize("name", FIGURES)
-def test_a_figure_can_be_drawn_and_leaves_the_settings_alone(name):
-    assert_draws(FIGURES[name])
 
 
 def test_the_product_table_shows_products():

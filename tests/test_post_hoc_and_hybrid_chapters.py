@@ -3,18 +3,15 @@
 import numpy as np
 import pytest
 import torch
-from matplotlib.figure import Figure
 
 from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
-from e2vit.experiments.records import Summary
 from e2vit.groups import cyclic
-from e2vit.metrics import difference, mcnemar, wilson
+from e2vit.metrics import mcnemar, wilson
 from e2vit.models import Symmetrized
 from e2vit_book import results
 from e2vit_book.hybrid import figures as hybrid_figures
 from e2vit_book.hybrid import measure as hybrid
-from e2vit_book.post_hoc import figures as post_hoc
 from e2vit_book.post_hoc import measure as comparison
 from e2vit_book.results import benchmark
 
@@ -75,7 +72,7 @@ def test_a_detectable_difference_is_found_four_times_in_five():
 
 def test_a_missing_record_leaves_a_gap_and_no_error(monkeypatch, tmp_path):
     monkeypatch.setenv("E2VIT_RESULTS", str(tmp_path))
-    assert comparison.available(["rotmnist/vit"], "report") == {}
+    assert comparison.available(["rotmnist/vit"], "report") == {} and hybrid_figures.cost([]).axes
     assert comparison.found("report") == [] == results.found("report", prefix="rotmnist/")
     assert results.first(["rotmnist/vit"], "report") is None
 
@@ -115,36 +112,6 @@ def test_every_network_of_a_figure_has_a_name_of_its_own():
     names = [hybrid.title(experiment) for experiment in whole]
     assert len(set(names)) == len(names)
     assert hybrid.title(EXPERIMENTS["rotmnist/hybrid-c4"]) == "hybrid, C4"
-
-
-def test_every_figure_is_a_figure():
-    p = np.full((8, 10), 0.1)
-    pictures = np.random.default_rng(0).random((8, 6, 6))
-    one = Summary(0.9, 0.88, 0.92, 3, 400, "seeds")
-    logits = torch.randn(60, 10, generator=torch.Generator().manual_seed(0))
-    points = [
-        {"family": family, "fraction": fraction, "summary": one, "millions": 5.0, "augmented": fraction == 1}
-        for family, fraction in (("hybrid", 1.0), ("ViT", 0.1))
-    ]
-    figures = [
-        post_hoc.pipeline(pictures, p, p[0], [f"{k}" for k in range(8)]),
-        post_hoc.accuracies({"a": {"none": {"vote": one}}, "b": {}}, ["vote", "frame"], comparison.REGIMES),
-        post_hoc.winning_views({"ViT": np.zeros((2, 5)), "b": np.ones((2, 5))}, [0, 45], 16),
-        post_hoc.attention_over_views(p[:4, :4], pictures[:4], [0, 90, 180, 270]),
-        post_hoc.six_or_nine(pictures, p, {"mean": p[0], "product": p[0]}),
-        post_hoc.shifts([1, 2], {"a": [0.1, 0.2]}),
-        post_hoc.calibration({"a": logits, "b": 100 * logits}, torch.zeros(60, dtype=torch.int64)),
-        hybrid_figures.results({"hybrid, C4": one, "ViT": one}),
-        hybrid_figures.counts({"hybrid": 10.0, "GE-ViT": 1000.0}),
-        hybrid_figures.exactness({"hybrid": {"stem": 0.0}, "b": {"stem": 1e-3}}),
-        hybrid_figures.turned_filters({"fitted": pictures, "nearest": pictures}, range(8)),
-        hybrid_figures.turning([1, 2], {"a": [0.1, 0.2]}),
-        hybrid_figures.differences({"a": difference([0.9], [0.91], 400)}, 0.01),
-        hybrid_figures.cost(points),
-        hybrid_figures.cost([]),
-        hybrid_figures.mistakes(pictures, np.arange(8), np.arange(8), np.ones(8)),
-    ]
-    assert all(isinstance(figure, Figure) for figure in figures)
 
 
 def test_no_family_of_timm_is_silently_wrong():

@@ -9,6 +9,7 @@ from matplotlib.colors import to_rgb
 
 from conftest import ROOT
 from e2vit.experiments.records import Summary
+from e2vit_book.hybrid.figures import counts
 from e2vit_book.style import PALETTE, SERIES, TYPE, WIDTH, error_axis, interval_rows, look
 from e2vit_book.tables import table
 
@@ -28,6 +29,12 @@ def test_no_two_models_look_alike():
     assert len(set(PALETTE.values())) == len({color for color, _ in PALETTE.values()}) == len(PALETTE)
     assert look("hybrid, D4") == look("hybrid")
     assert look("a", 1) != look("b", 2)
+
+
+def test_a_figure_leaves_the_settings_as_they_were():
+    before = dict(plt.rcParams)
+    counts({"ViT": 1.0}).canvas.draw()
+    assert dict(plt.rcParams) == before
 
 
 def test_errors_of_zero_lie_on_the_floor():
@@ -66,19 +73,24 @@ SIZE = re.compile(r"(?:fontsize|labelsize)\"?\s*[=:]\s*([\d.]+)")
 WIDE = re.compile(r"(?:figsize|size)(?:, \w+)? ?= ?\((?!WIDTH\b)([\d.]+)?")
 
 
-def small_or_wide(text: str) -> list[str]:
-    """The sizes in code that are smaller than the type of figures, or wider than figures are."""
+SETTINGS = re.compile(r"rcParams|rc_context|style\.use|\brc\(")
+
+
+def unsuitable(text: str) -> list[str]:
+    """Sizes that are smaller than the type of figures or wider than figures are, and changes of the settings."""
     small = [found[0] for found in SIZE.finditer(text) if float(found[1]) < TYPE]
-    return small + [found[0] for found in WIDE.finditer(text) if not found[1] or float(found[1]) > WIDTH]
+    wide = [found[0] for found in WIDE.finditer(text) if not found[1] or float(found[1]) > WIDTH]
+    return small + wide + SETTINGS.findall(text)
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_no_figure_is_wider_than_a_phone_can_show_or_has_smaller_type(path):
-    assert small_or_wide(path.read_text(encoding="utf-8")) == []
+def test_no_figure_is_wider_than_a_phone_can_show_has_smaller_type_or_changes_the_settings(path):
+    allowed = ["rc_context"] if path.stem == "style" else []  # which gives them back as they were
+    assert unsuitable(path.read_text(encoding="utf-8")) == allowed
 
 
-def test_small_type_and_wide_figures_are_seen():
+def test_small_type_wide_figures_and_changed_settings_are_seen():
     """The control."""
-    code = "ax.legend(fontsize=9)", "plt.subplots(figsize=(8.4, 3.4))", "size = (7.0, 2)"
-    assert [len(small_or_wide(line)) for line in code] == [1, 1, 1]
-    assert small_or_wide("ax.text(0, 0, s, fontsize=20); figure(figsize=(WIDTH, 3))") == []
+    code = "ax.legend(fontsize=9)", "plt.subplots(figsize=(8.4, 3.4))", "size = (7.0, 2)", "plt.rcParams['a'] = 1"
+    assert [len(unsuitable(line)) for line in code] == [1, 1, 1, 1]
+    assert unsuitable("ax.text(0, 0, s, fontsize=20); figure(figsize=(WIDTH, 3))") == []
