@@ -1,6 +1,5 @@
 """The notebooks on Colab: the first cell and what follows import nothing but Colab's packages and what it installs."""
 
-import json
 import os
 import subprocess
 import sys
@@ -98,9 +97,3 @@ def test_without_an_address_the_cell_says_what_to_set(colab, tmp_path):
     assert done.returncode == 1 and not (tmp_path / "pip.log").exists()
     (line,) = done.stderr.strip().splitlines()
     assert "_config.yml" in line
-
-
-def test_every_notebook_begins_with_that_cell():
-    for source in execute.sources():
-        cell = json.loads(source.with_suffix(".ipynb").read_text(encoding="utf-8"))["cells"][0]
-        assert "".join(cell["source"]) == execute.colab_cell()["source"], execute.MEND
