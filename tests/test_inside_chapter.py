@@ -199,10 +199,3 @@ def test_a_slideshow_describes_its_pictures():
 def test_probabilities_at_no_angle_are_not_drawn():
     with pytest.raises(ValueError, match="angles is empty"):
         attention.polar_probabilities({"a": random(5, 4)}, [])
-
-
-def test_rollout_works_for_a_vit_of_timm():
-    timm = pytest.importorskip("timm")
-    model = timm.create_model("vit_tiny_patch16_224", img_size=12, patch_size=4, embed_dim=12, num_heads=3, depth=2)
-    maps = attention_of(model.eval(), torch.rand(3, 12, 12, generator=SEED))
-    assert relevance(rollout(maps), "class_token").shape == (1, 3, 3)

@@ -54,6 +54,13 @@ def test_features_and_head_make_the_logits(config):
 
 
 @each
+def test_every_parameter_gets_a_gradient(config):
+    model = randomized(MODELS[type(config)](config))
+    model(images(config).double()).square().sum().backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+
+
+@each
 def test_no_model_has_a_buffer_in_double_precision(config):
     """Apple GPUs have none."""
     model = MODELS[type(config)](config)

@@ -173,7 +173,8 @@ plt.plot([1, 2]);
 """
 
 
-def small_checkout(tmp_path: Path) -> Path:
+@pytest.fixture
+def checkout(tmp_path) -> Path:
     """A checkout with one small notebook, a record and the tools."""
     for folder in ("notebooks", "data/results", "book"):
         (tmp_path / folder).mkdir(parents=True)
@@ -182,11 +183,6 @@ def small_checkout(tmp_path: Path) -> Path:
     (tmp_path / "notebooks" / "01_small.py").write_text(SMALL)
     (tmp_path / "data" / "results" / "x.json").write_text('{"a": 1}')
     return tmp_path
-
-
-@pytest.fixture
-def checkout(tmp_path) -> Path:
-    return small_checkout(tmp_path)
 
 
 def run(checkout: Path, *options: str) -> subprocess.CompletedProcess:
