@@ -50,22 +50,27 @@ def tiled(*inputs, **options):
 BACKENDS = {"numba": partial(attend, backend="numba"), "tiled": tiled}
 
 
-def tensors(name, dtype=torch.float64, scale=1.0, batch=2, head=3, d=7, e=6, height=4, width=11):
-    """q, k, value, position, element, and the table and options of one case. scale: of the scores."""
-    outputs, queries, poses, side, disc, diagonal, own = CASES[name]
-    generator = torch.Generator().manual_seed(1)
+def drawn(generator, batch, head, d, e, outputs, queries, poses, side, height, width, own, entries):
+    """q, k, value, position and element in double precision, and a table. own: heads with tables of their own."""
 
     def random(*shape):
-        return torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
-    padded, heads = (height + side - 1, width + side - 1), head if own else 1
-    q, k = random(batch, head, d, queries, height, width) * scale, random(batch, head, d, poses, *padded)
+    padded = (height + side - 1, width + side - 1)
+    q, k = random(batch, head, d, queries, height, width), random(batch, head, d, poses, *padded)
     value = random(batch, head, e, poses, *padded)
-    position, element = random(heads, outputs, side**2, d), random(heads, 9, d)
-    table = torch.randint(0, 9, (outputs, queries, poses), generator=generator)
+    tables = [random(own, outputs, side**2, d), random(own, entries, d)]
+    return [q, k, value, *tables], torch.randint(0, entries, (outputs, queries, poses), generator=generator)
+
+
+def tensors(name, dtype=torch.float64, batch=2, head=3, d=7, e=6, height=4, width=11):
+    """q, k, value, position, element, and the table and options of one case."""
+    outputs, queries, poses, side, disc, diagonal, own = CASES[name]
+    sizes = batch, head, d, e, outputs, queries, poses, side, height, width, head if own else 1, 9
+    inputs, table = drawn(torch.Generator().manual_seed(1), *sizes)
     reach = torch.arange(side) - side // 2
     mask = (reach[:, None] ** 2 + reach**2 <= (side // 2) ** 2).flatten() if disc else None
-    return [q, k, value, position, element], {"table": table, "mask": mask, "diagonal": diagonal}
+    return [x.to(dtype) for x in inputs], {"table": table, "mask": mask, "diagonal": diagonal}
 
 
 def formula(q, k, value, position, element, table, mask, diagonal):
