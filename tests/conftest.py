@@ -92,23 +92,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.write_line(f"{count} TESTS WERE NOT RUN: {reason.split(NOT_RUN)[1]}", red=True, bold=True)
 
 
-def build(output: Path, *options: str, root: Path = ROOT) -> subprocess.CompletedProcess:
+def build(output: Path, root: Path = ROOT) -> subprocess.CompletedProcess:
     """The book built from its executed notebooks, as make does it."""
-    command = [
-        sys.executable,
-        "-c",
-        "import sys; from jupyter_book.cli.main import main; sys.exit(main())",
-        "build",
-        str(root),
-        "--path-output",
-        str(output),
-        "--all",
-        "-W",
-        "-n",
-        "--keep-going",
-        "--quiet",
-        *options,
-    ]
+    run = "import sys; from jupyter_book.cli.main import main; sys.exit(main())"
+    options = ["--path-output", str(output), *"--all -W -n --keep-going --quiet".split()]
+    command = [sys.executable, "-c", run, "build", str(root), *options]
     return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
 
 

@@ -154,17 +154,10 @@ def small_book(tmp_path_factory) -> Path:
         "fingerprint": execute.fingerprint(source, execute.data_digest(root)),
         "data": {"rotmnist": "rebuilt from embedded digits"},
     }
+    metadata = {"e2vit": made, "kernelspec": {"name": "python3", "display_name": "Python 3"}}
     cells = [{"cell_type": "markdown", "id": "a", "metadata": {}, "source": "# Small"}]
-    source.with_suffix(".ipynb").write_text(
-        json.dumps(
-            {
-                "cells": cells,
-                "metadata": {"e2vit": made, "kernelspec": {"name": "python3", "display_name": "Python 3"}},
-                "nbformat": 4,
-                "nbformat_minor": 5,
-            }
-        )
-    )
+    notebook = {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 5}
+    source.with_suffix(".ipynb").write_text(json.dumps(notebook))
     return root
 
 
@@ -177,8 +170,7 @@ def test_a_page_says_when_its_images_stand_in_and_scripts_come_from_afar(small_b
 
 
 def test_the_pages_link_to_the_pdf_once_it_was_printed(small_book, tmp_path):
-    copy = tmp_path / "book"
-    shutil.copytree(small_book, copy)
+    copy = shutil.copytree(small_book, tmp_path / "book")
     printed = copy / "book" / "_static" / "vendor" / "book.pdf"
     printed.parent.mkdir(parents=True)
     printed.write_bytes(b"%PDF-1.4")
@@ -189,8 +181,7 @@ def test_the_pages_link_to_the_pdf_once_it_was_printed(small_book, tmp_path):
 
 
 def test_a_notebook_that_was_not_executed_stops_the_build(small_book, tmp_path):
-    changed = tmp_path / "book"
-    shutil.copytree(small_book, changed)
+    changed = shutil.copytree(small_book, tmp_path / "book")
     with (changed / "notebooks" / "01_small.py").open("a") as file:
         file.write("# More.\n")
     done = build(tmp_path / "out", root=changed)
@@ -219,13 +210,6 @@ def test_a_port_that_is_taken():
         command = ["make", "-s", "--no-print-directory", "serve-built", f"PORT={other.getsockname()[1]}"]
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode and "Address already in use" in done.stderr and "Traceback" not in done.stderr
-
-
-def tool(
-    name: str, *options: str, root: Path = ROOT, env: dict | None = None, timeout: int = 60
-) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(root / "book" / "tools" / name), *options]
-    return subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=timeout, env=env)
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -275,10 +259,10 @@ def test_the_article_and_the_whole_book_print(small_book, tmp_path):
     from pdf import browser
 
     require(browser() is not None, "Chromium")
-    copy = tmp_path / "book"
-    shutil.copytree(small_book, copy)
+    copy = shutil.copytree(small_book, tmp_path / "book")
     assert build(copy, root=copy).returncode == 0
-    done = tool("pdf.py", root=copy, timeout=600)
+    command = [sys.executable, str(copy / "book" / "tools" / "pdf.py")]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=600)
     assert done.returncode == 0, done.stderr
     for name in ("article.pdf", "book.pdf"):
         assert (copy / "book" / "_static" / "vendor" / name).read_bytes().startswith(b"%PDF")
