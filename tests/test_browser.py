@@ -112,13 +112,17 @@ def test_a_page_is_whole_and_asks_no_other_host(page, browser, site):
     assert facts["width"] <= PHONE["width"], f"wider than a phone: {facts['wide']}"
 
 
-def serious(browser, name: str, theme: str) -> list[tuple[str, list[str]]]:
+def set_theme(browser, theme: str) -> None:
     browser.execute_script(
-        "document.documentElement.dataset.theme = document.documentElement.dataset.mode ="
-        "arguments[0]; document.body.style.transition = 'none'",
+        "document.documentElement.dataset.theme = document.documentElement.dataset.mode = arguments[0];"
+        "document.body.style.transition = 'none'",
         theme,
     )
     browser.execute_async_script(READY)
+
+
+def serious(browser, name: str, theme: str) -> list[tuple[str, list[str]]]:
+    set_theme(browser, theme)
     picture(browser, name, theme)
     found = browser.execute_async_script(
         "axe.run({exclude: [['mjx-container'], ['div.highlight']]}, {resultTypes:['violations']}).then(arguments[0])"
@@ -145,11 +149,7 @@ def test_a_dark_page_that_is_hard_to_read_is_seen(browser, site, axe):
     browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
     browser.get(f"{site}/book/credits.html")
     browser.execute_script(axe)
-    browser.execute_script(
-        "document.documentElement.dataset.theme = document.documentElement.dataset.mode = 'dark';"
-        "document.body.style.transition = 'none'"
-    )
-    browser.execute_async_script(READY)
+    set_theme(browser, "dark")
     assert browser.execute_async_script(LEGIBLE) == 0
     browser.execute_script("document.querySelector('article p').style.color = '#444'")
     assert browser.execute_async_script(LEGIBLE) == 1

@@ -27,29 +27,13 @@ def hybrid(attention: str) -> HybridViT:
 
 
 def vit(readout: str = "mean") -> ViT:
-    return randomized(
-        ViT(
-            ViTConfig(image_size=12, in_channels=3, classes=5, patch_size=4, width=6, depth=2, heads=2, readout=readout)
-        )
-    )
+    shape = {"image_size": 12, "in_channels": 3, "classes": 5, "patch_size": 4, "width": 6, "depth": 2, "heads": 2}
+    return randomized(ViT(ViTConfig(**shape, readout=readout)))
 
 
 def group_net(**changes) -> GroupAttentionNet:
-    return randomized(
-        GroupAttentionNet(
-            GroupAttentionNetConfig(
-                image_size=8,
-                in_channels=3,
-                classes=5,
-                channels=8,
-                heads=2,
-                window=3,
-                blocks=(0, 1),
-                crops=(0,),
-                **changes,
-            )
-        )
-    )
+    shape = {"image_size": 8, "in_channels": 3, "classes": 5, "channels": 8, "heads": 2, "window": 3}
+    return randomized(GroupAttentionNet(GroupAttentionNetConfig(**shape, blocks=(0, 1), crops=(0,), **changes)))
 
 
 MODELS = {
