@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from conftest import untyped
-from e2vit.groups import cayley_index, cyclic, from_matrices, gsa_index
+from e2vit.groups import cayley_index, cyclic
 from e2vit.kernels import FEW_SCORES, attend, choose
 from e2vit.layers import LocalGroupSelfAttention
 from e2vit.layers.attention import Pointwise, _position
@@ -56,12 +56,6 @@ def test_input_that_does_not_fit_is_refused(message, change):
     layer = LocalGroupSelfAttention(cyclic(4), channels=3, heads=2, head_dim=5, window=3).double()
     with pytest.raises(ValueError, match=message):
         layer(change(torch.zeros(1, 3, 4, 5, 5).double()))
-
-
-def test_released_tables_exist_for_rotations_and_mirrors_alone():
-    mirror = torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -1.0]]], dtype=torch.float64)
-    with pytest.raises(ValueError, match="not for upside down"):
-        gsa_index(from_matrices("upside down", mirror))
 
 
 def parts():

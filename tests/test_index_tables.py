@@ -56,9 +56,17 @@ def test_a_table_is_its_formula_number_by_number(group, table, formula):
 
 
 @pytest.mark.parametrize("table", [gsa_index, gevit_index])
-def test_a_group_whose_elements_are_numbered_otherwise_has_no_released_table(table):
-    with pytest.raises(ValueError, match="exist for C_n and D_n"):
-        table(from_matrices("C4, numbered otherwise", cyclic(4).matrices[[0, 3, 1, 2]]))
+@pytest.mark.parametrize(
+    "group",
+    [
+        from_matrices("C4, numbered otherwise", cyclic(4).matrices[[0, 3, 1, 2]]),
+        from_matrices("upside down", torch.eye(2).double() * torch.tensor([[[1.0, 1.0]], [[1.0, -1.0]]])),
+    ],
+    ids=str,
+)
+def test_another_group_or_numbering_has_no_released_table(table, group):
+    with pytest.raises(ValueError, match=f"exist for C_n and D_n.* not for {group}"):
+        table(group)
     assert table(cyclic(4)).shape == (4, 4, 4)  # the control
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from e2vit.actions import act, equivariance_error, invariance_error
+from e2vit.actions import act, equivariance_error
 from e2vit.groups import cyclic, dihedral
 from e2vit.models import Symmetrized
 from e2vit.models.symmetrized import AGGREGATES
@@ -81,13 +81,6 @@ def test_independent_labels_are_combined_one_by_one(name):
     for label in range(3):
         alone = Symmetrized(lambda x, label=label: model(x)[:, [label]], cyclic(4), name)(images())
         assert torch.allclose(together[:, [label]], alone, atol=1e-10)
-
-
-def test_the_mean_of_probabilities_of_a_label_is_the_mean_of_sigmoids():
-    model = randomized(Classifier(3))
-    views = Symmetrized(model, cyclic(4)).view_logits(images())
-    combined = Symmetrized(model, cyclic(4), "mean_probabilities", activation="sigmoid")(images())
-    assert torch.allclose(combined.sigmoid(), views.sigmoid().mean(1), atol=1e-10)
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
@@ -166,4 +159,3 @@ def test_outputs_that_turn_are_not_combined_as_features():
         Symmetrized(Segmentation(), cyclic(4), "feature_mean", output_action="maps")
     with pytest.raises(ValueError, match="averaged"):
         Symmetrized(Classifier(2), cyclic(4), "vote", output_action="vectors")
-    assert invariance_error(Symmetrized(randomized(Classifier()), cyclic(4)), images(), cyclic(4)) < 1e-10

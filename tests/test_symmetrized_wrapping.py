@@ -4,22 +4,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from test_symmetrized import images, small_vit
 from torch import nn
 
 from conftest import untyped
 from e2vit.groups import cyclic, dihedral
-from e2vit.models import Symmetrized, SymmetrizedConfig, ViT, ViTConfig
+from e2vit.models import Symmetrized, SymmetrizedConfig, ViTConfig
 from e2vit.models.symmetrized import AGGREGATES
 from e2vit.testing import randomized
-
-
-def images(count=3, dtype=torch.float64):
-    generator = torch.Generator().manual_seed(5)
-    return torch.rand(count, 2, 12, 12, generator=generator, dtype=torch.float64).to(dtype)
-
-
-def small_vit():
-    return ViT(ViTConfig(image_size=12, in_channels=2, classes=5, patch_size=3, width=12, depth=1, heads=3))
 
 
 class Convolutional(nn.Module):
@@ -51,7 +43,7 @@ def test_every_submodule_keeps_its_mode_and_its_numbers(name, training):
 def test_new_parameters_follow_the_model_and_half_precision_runs(name, dtype):
     wrapped = Symmetrized(small_vit().to(dtype), dihedral(4), name)
     assert {p.dtype for p in wrapped.parameters()} == {dtype}
-    y = wrapped.eval()(images(dtype=dtype))
+    y = wrapped.eval()(images().to(dtype))
     assert y.dtype == dtype and y.isfinite().all()
 
 
