@@ -10,7 +10,7 @@ import pytest
 from e2vit import __main__ as command
 from e2vit.__main__ import main, tasks
 from e2vit.data import DataError
-from e2vit.experiments import EXPERIMENTS, find, read_record, run, seeds_present
+from e2vit.experiments import EXPERIMENTS, find, read_record, run
 from e2vit.groups import cyclic
 from e2vit.models import SymmetrizedConfig
 from e2vit.training import FineTuneConfig
@@ -67,14 +67,6 @@ def test_list_and_status_in_words_and_as_json(tmp_path, capsys):
         rows = json.loads(capsys.readouterr().out)
         assert [row["experiment"] for row in rows] == list(EXPERIMENTS)
         assert rows[0]["accuracy"] == record["test"]["accuracy"] and rows[0]["present"] == 1
-
-
-def test_a_budget_stops_and_the_same_command_continues(tmp_path, capsys):
-    arguments = ["run", NAME, "--quiet", "--results", str(tmp_path), "--budget-minutes"]
-    assert main([*arguments, "0"]) == 0
-    assert "time is up after epoch 0 of 1; the same command continues" in capsys.readouterr().err
-    assert seeds_present(NAME, tmp_path) == []
-    assert main([*arguments, "9"]) == 0 and seeds_present(NAME, tmp_path) == [0]
 
 
 def test_a_failure_is_told_and_the_others_are_run(tmp_path, monkeypatch, capsys):

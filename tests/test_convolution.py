@@ -168,13 +168,6 @@ def test_a_map_without_a_center_is_refused():
         turning_error(LiftingConv(cyclic(8), 1, 2, 5, 2).double(), cyclic(8), 1, 28)
 
 
-@pytest.mark.parametrize(
-    "layer", [LiftingConv(cyclic(4), 2, 3, 3), GroupConv(dihedral(4), 2, 3, 3)], ids=["lifting", "group"]
-)
-def test_a_checkpoint_holds_what_is_learned_and_nothing_that_follows_from_the_group(layer):
-    assert set(layer.state_dict()) == {"weight", "bias"}
-
-
 @pytest.mark.parametrize("group", [cyclic(4), cyclic(8)], ids=str)
 def test_filters_begin_with_the_variance_that_a_rectifier_needs(group):
     """Two over the number of basis filters that are summed: channels, for GroupConv poses, and the basis."""

@@ -91,13 +91,6 @@ def test_satellite_tiles_come_through_torchvision(tmp_path):
     assert all((part.images[:, 1, 5, 5] == 10 * part.labels).all() for part in parts)
 
 
-def test_without_a_network_what_is_missing_is_named(tmp_path, monkeypatch):
-    monkeypatch.setenv("E2VIT_OFFLINE", "1")
-    for name in ("mirabest/fold0", "eurosat/fold0", "rsscn7/fold0"):
-        with pytest.raises(DataError, match="EuroSAT|MiraBest|rsscn7"):
-            load(name, tmp_path)
-
-
 def test_a_folder_that_is_no_archive_is_refused(tmp_path):
     (tmp_path / "mirabest").mkdir()
     (tmp_path / "mirabest" / "batches.tar.gz").write_bytes(b"not an archive")
