@@ -36,6 +36,12 @@ def group_net(**changes) -> GroupAttentionNet:
     return randomized(GroupAttentionNet(GroupAttentionNetConfig(**shape, blocks=(0, 1), crops=(0,), **changes)))
 
 
+def mixed(weights: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """The values as the weights of each head mix them."""
+    heads = rearrange(value, "... key (head d) -> ... head key d", head=weights.shape[-3])
+    return rearrange(weights @ heads, "... head query d -> ... query (head d)")
+
+
 MODELS = {
     "vit": (vit, 12),
     "vit with a class token": (lambda: vit("class_token"), 12),
@@ -85,16 +91,8 @@ def test_the_weights_give_the_output_of_the_layer(model):
         model(images(12, channels=3))
     weights, layer = seen.attention["blocks.1.attention"], model.blocks[1].attention
     value = seen.features["blocks.1.attention.qkv"].chunk(3, -1)[2]
-    pattern = "batch pose token (head d)" if value.ndim == 4 else "batch token (head d)"
-    if value.ndim == 4 and weights.ndim == 4:
-        pose = dict(pose=4, head=layer.heads)
-        value = rearrange(value, f"{pattern} -> batch head (pose token) d", head=layer.heads)
-        out = layer.out(rearrange(weights @ value, "batch head (pose token) d -> batch pose token (head d)", **pose))
-    else:
-        axes = pattern.split("token")[0] + "head token d"
-        out = layer.out(
-            rearrange(weights @ rearrange(value, f"{pattern} -> {axes}", head=layer.heads), f"{axes} -> {pattern}")
-        )
+    joint = value.ndim == weights.ndim == 4  # over the tokens of all poses
+    out = layer.out(mixed(weights, value.flatten(1, 2) if joint else value).reshape(value.shape))
     assert (out - seen.features["blocks.1.attention"]).abs().max() < 1e-10
 
 
@@ -104,12 +102,12 @@ def test_group_attention_gives_the_output_of_the_layer():
         model(images(8, channels=3))
     value = model.lifting.qkv(seen.features["input_dropout"][:, :, None]).chunk(3, 1)[2]
     value = rearrange(value, "b (head d) g y x -> b head d g y x", head=2)
-    mixed = einsum(
+    attended = einsum(
         seen.attention["lifting"],
         windows(F.pad(value, (1,) * 4), 3).flatten(-2),
         "b head v g m o y x, b head d m y x o -> b head d v y x",
     )
-    out = model.lifting.out(rearrange(mixed, "b head d v y x -> b (head d) v y x"))
+    out = model.lifting.out(rearrange(attended, "b head d v y x -> b (head d) v y x"))
     assert (out - seen.features["lifting"]).abs().max() < 1e-10
 
 
@@ -132,9 +130,8 @@ def test_a_strangers_vit_from_timm():
     with capture(model, ["blocks.1.attn", "blocks.1.attn.qkv"]) as seen:
         model(images(12, channels=3))
     assert list(seen.attention) == ["blocks.1.attn"]
-    value = rearrange(seen.features["blocks.1.attn.qkv"].chunk(3, -1)[2], "b token (head d) -> b head token d", head=3)
-    mixed = rearrange(seen.attention["blocks.1.attn"] @ value, "b head token d -> b token (head d)")
-    assert (model.blocks[1].attn.proj(mixed) - seen.features["blocks.1.attn"]).abs().max() < 1e-10
+    out = mixed(seen.attention["blocks.1.attn"], seen.features["blocks.1.attn.qkv"].chunk(3, -1)[2])
+    assert (model.blocks[1].attn.proj(out) - seen.features["blocks.1.attn"]).abs().max() < 1e-10
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -156,9 +153,8 @@ def test_attention_to_another_sequence():
     x, memory = (torch.randn(3, n, 6, generator=SEED, dtype=torch.float64) for n in (4, 5))
     with capture(layer) as seen:
         out = layer(x, memory)
-    value = rearrange(layer.qkv(memory).chunk(3, -1)[2], "b key (head d) -> b head key d", head=2)
-    mixed = rearrange(seen.attention[""] @ value, "b head query d -> b query (head d)")
-    assert (layer.out(mixed) - out).abs().max() < 1e-10
+    value = layer.qkv(memory).chunk(3, -1)[2]
+    assert (layer.out(mixed(seen.attention[""], value)) - out).abs().max() < 1e-10
 
 
 def test_a_softmax_that_is_a_layer():

@@ -64,24 +64,20 @@ def test_an_index_of_absolute_elements_breaks_it():
     assert not is_diagonal_invariant(absolute, group)
 
 
-def test_matrices_that_form_no_group_are_refused():
-    eighth = cyclic(8).matrices[:3]
-    with pytest.raises(ValueError, match="not a group"):
-        from_matrices("eighth", eighth)
-    with pytest.raises(ValueError, match="identity"):
-        from_matrices("shifted", cyclic(4).matrices.roll(1, 0))
-    with pytest.raises(ValueError, match="stands twice"):
-        from_matrices("twice", cyclic(2).matrices.repeat(2, 1, 1))
-
-
 @pytest.mark.parametrize(
-    "matrices",
-    [torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, -1.0]]]), 2 * torch.eye(2)[None]],
-    ids=["a mirror along a slanted axis", "a stretch"],
+    "message, matrices",
+    [
+        ("not a group", cyclic(8).matrices[:3]),
+        ("identity", cyclic(4).matrices.roll(1, 0)),
+        ("stands twice", cyclic(2).matrices.repeat(2, 1, 1)),
+        ("not all orthogonal", torch.tensor([[[1.0, 0.0], [0.0, 1.0]], [[1.0, 1.0], [0.0, -1.0]]]).double()),
+        ("not all orthogonal", 2 * torch.eye(2)[None].double()),
+    ],
+    ids=["no product", "shifted", "twice", "a mirror along a slanted axis", "a stretch"],
 )
-def test_matrices_that_are_not_orthogonal_are_refused(matrices):
-    with pytest.raises(ValueError, match="not all orthogonal"):
-        from_matrices("sheared", matrices.double())
+def test_matrices_that_form_no_group_are_refused(message, matrices):
+    with pytest.raises(ValueError, match=message):
+        from_matrices("refused", matrices)
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,12 @@ def faults(notebook: dict) -> list[str]:
     return found
 
 
+def notebook(**changes) -> dict:
+    """A good notebook of one cell."""
+    cell = {"cell_type": "code", "source": "1", "execution_count": 1, "metadata": {}, "outputs": []} | changes
+    return {"cells": [cell], "metadata": {"kernelspec": {"name": "python3"}}}
+
+
 def reusable(source: str) -> list[str]:
     """What a reader might reuse and should find in the library: definitions, and paths to it."""
     tree = ast.parse(re.sub(r"(?m)^\s*[%!].*$", "", source))
@@ -65,10 +71,6 @@ def reusable(source: str) -> list[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.path", "os.environ", "os.chdir")
     ]
     return named + paths
-
-
-def test_there_are_notebooks():
-    assert NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -104,10 +106,7 @@ def test_nothing_is_stale():
 
 def test_faults_are_seen():
     """The control: each fault planted in a good notebook."""
-    good = {
-        "cells": [{"cell_type": "code", "source": "1", "execution_count": 1, "metadata": {}, "outputs": []}],
-        "metadata": {"kernelspec": {"name": "python3"}},
-    }
+    good = notebook()
     assert faults(good) == []
     for change in (
         lambda n: n["cells"][0].update(execution_count=2),
@@ -126,26 +125,17 @@ def test_faults_are_seen():
 def test_random_names_are_numbered_and_sources_left_alone():
     first, second = "0123456789abcdef" * 2, "fedcba9876543210" * 2
 
-    def notebook(names):
+    def made(names):
         html = f'<div id="{names[0]}"></div><script>{names[1]} {names[0]}</script><td id="T_{names[0][:5]}_row0">'
         data = {"text/html": html, "text/plain": f"<object at 0x7f{names[0][:10]}>"}
-        return {
-            "cells": [
-                {
-                    "cell_type": "code",
-                    "source": first,
-                    "execution_count": 1,
-                    "outputs": [
-                        {"output_type": "display_data", "data": data, "metadata": {}},
-                        {"output_type": "stream", "name": "stderr", "text": names[0]},
-                    ],
-                    "metadata": {"execution": {"x": names[0]}, "tags": []},
-                }
-            ],
-            "metadata": {"papermill": {"a": names[1]}},
-        }
+        outputs = [
+            {"output_type": "display_data", "data": data, "metadata": {}},
+            {"output_type": "stream", "name": "stderr", "text": names[0]},
+        ]
+        found = notebook(source=first, outputs=outputs, metadata={"execution": {"x": names[0]}, "tags": []})
+        return found | {"metadata": {"papermill": {"a": names[1]}}}
 
-    one, two = stable(notebook((first, second))), stable(notebook((second, first)))
+    one, two = stable(made((first, second))), stable(made((second, first)))
     assert one == two
     assert one["cells"][0]["source"] == first and first not in json.dumps(one["cells"][0]["outputs"])
     assert len(one["cells"][0]["outputs"]) == 1
