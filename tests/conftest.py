@@ -69,11 +69,6 @@ def on_maps(layer, side: int):
     return f
 
 
-def pytest_configure(config):
-    config.addinivalue_line("markers", "soak: a long campaign; make soak runs it, make test does not")
-    config.addinivalue_line("markers", "xdist_group: tests that share one worker")
-
-
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items):
     for item in items:

@@ -150,12 +150,11 @@ sys.exit(main(["run", "digits/vit", "--quiet", *sys.argv[1:]]))
 """
 
 
-def call(results: Path, *launcher: str, **options) -> subprocess.CompletedProcess:
+def call(results: Path, launcher: tuple[str, ...], *options: str) -> subprocess.CompletedProcess:
     """The first three epochs of a first run, on a third of the images, as the command line runs it."""
     program = results / "program.py"
     program.write_text(PROGRAM)
-    extra = [str(word) for pair in options.items() for word in (f"--{pair[0].replace('_', '-')}", pair[1])]
-    command = [*launcher, str(program), "--results", str(results), *extra]
+    command = [*launcher, str(program), "--results", str(results), *options]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT)
     assert done.returncode == 0, done.stderr[-2000:]
     return done
@@ -169,12 +168,12 @@ def outcome(results: Path) -> tuple[bytes, dict]:
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     folder = tmp_path_factory.mktemp("whole")
-    call(folder, *ALONE)
+    call(folder, ALONE)
     return outcome(folder)
 
 
 def test_two_processes_reach_what_one_reaches(tmp_path, whole):
-    assert call(tmp_path, *PAIR).stdout.count("digits/vit, seed 0: test") == 1
+    assert call(tmp_path, PAIR).stdout.count("digits/vit, seed 0: test") == 1
     two, one = outcome(tmp_path)[1], whole[1]
     assert two["processes"] == 2 and one["processes"] == 1
     assert abs(two["test"]["accuracy"] - one["test"]["accuracy"]) < 0.05
@@ -183,7 +182,7 @@ def test_two_processes_reach_what_one_reaches(tmp_path, whole):
 
 def test_two_processes_agree_on_when_the_time_is_up(tmp_path):
     """Each reads its own clock; one that stopped alone would let the other wait for ever."""
-    stopped = call(tmp_path, *PAIR, budget_minutes=0)
+    stopped = call(tmp_path, PAIR, "--budget-minutes", "0")
     assert "time is up after epoch 0 of 3; the same command continues" in stopped.stderr
     assert not (tmp_path / "digits/vit/seed0.json").exists()
 
