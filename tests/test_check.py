@@ -47,9 +47,13 @@ def images(side: int, batch: int = 3) -> torch.Tensor:
         (HybridViT, HYBRID, relabeled(cyclic(4), 1), None),
         (HybridViT, HYBRID, dihedral(4), "stem.0"),
         (HybridViT, replace(HYBRID, position="absolute"), cyclic(4), "blocks.0.attention_norm"),
+        (HybridViT, replace(HYBRID, group=relabeled(dihedral(4), 1)), relabeled(dihedral(4), 1), None),
         (GCNN, GCNNConfig(image_size=14, widths=(2, 2, 2)), cyclic(4), None),
+        (GCNN, GCNNConfig(relabeled(dihedral(4), 1), image_size=14, widths=(2, 2, 2)), relabeled(dihedral(4), 1), None),
         (PooledHybrid, PooledHybridConfig(HYBRID, channels=8, heads=1, layers=1, window=3), cyclic(4), None),
         (GroupAttentionNet, replace(ATTENTION, index=cayley_index, group=dihedral(2)), dihedral(2), None),
+        (GroupAttentionNet, replace(ATTENTION, group=relabeled(cyclic(4), 1)), relabeled(cyclic(4), 1), None),
+        (GroupAttentionNet, replace(ATTENTION, group=relabeled(dihedral(4), 1)), relabeled(dihedral(4), 1), None),
         (
             GroupAttentionNet,
             replace(ATTENTION, index=gevit_index, group=dihedral(2)),

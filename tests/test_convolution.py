@@ -7,6 +7,7 @@ from e2vit.actions import act, equivariance_error, exact_elements
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers.convolution import GroupBatchNorm, GroupConv, LiftingConv, SpatialPool, pool_elements
 from e2vit.layers.filters import turned_basis
+from e2vit.models import HybridViT, HybridViTConfig
 from e2vit.testing import randomized
 from e2vit_book.hybrid.turning import smooth_images, turning_error, with_nearest_filters
 
@@ -119,28 +120,11 @@ def test_the_disc_basis_is_independent_and_smaller_than_the_pixels():
     assert torch.linalg.cond(basis[0].double()) < 10
 
 
-def stem(group, pool: str) -> torch.nn.Module:
-    """Three group convolutions and two pools, as in the hybrid; the norm takes its statistics from the batch."""
-    torch.manual_seed(0)
-    return torch.nn.Sequential(
-        LiftingConv(group, 1, 4, 5, 2, bias=False),
-        GroupBatchNorm(4),
-        torch.nn.ReLU(),
-        SpatialPool(2, pool),
-        GroupConv(group, 4, 6, 5, 2, bias=False),
-        GroupBatchNorm(6),
-        torch.nn.ReLU(),
-        SpatialPool(2, pool),
-        GroupConv(group, 6, 8, 5, 2, bias=False),
-        GroupBatchNorm(8),
-        torch.nn.ReLU(),
-    ).double()
-
-
 @pytest.mark.parametrize("pool", ["max", "mean"])
 def test_smooth_filters_turn_by_45_degrees_at_most_half_as_badly_as_nearest_ones(pool):
     group = cyclic(8)
-    network = stem(group, pool)
+    torch.manual_seed(0)
+    network = HybridViT(HybridViTConfig(group, stem=(4, 6, 8), pool=pool)).stem.double()
     error = turning_error(network, group, 1, 28)
     control = turning_error(with_nearest_filters(network, group), group, 1, 28)
     assert error < 0.2
