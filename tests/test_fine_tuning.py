@@ -53,7 +53,7 @@ def test_kept_features_give_the_logits_of_the_model(name):
         "rotated/none/mean_logits",
         "rotated/head/mean_logits",
         "rotated/head/learned_attention",
-        "rotated/head/canonical_learned",
+        "upright/head/canonical_learned",
         "tenth/all/learned_attention",
         "aerial/none/frame",
     ],
