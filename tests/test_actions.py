@@ -158,12 +158,6 @@ def test_the_size_rule_says_when_a_strided_layer_is_exact(size, kernel, padding,
         assert error > 1e-4
 
 
-def test_the_size_rule_on_the_sizes_of_the_book():
-    assert is_exact(28, 5) and is_exact(28, 5, 1)  # no stride: always
-    assert is_exact(28, 4, 0, 4) and is_exact(28, 2, 0, 2) and is_exact(14, 2, 0, 2)
-    assert not is_exact(28, 5, 2, 2) and not is_exact(7, 2, 0, 2)
-
-
 def test_errors_are_relative_and_see_a_broken_symmetry():
     x = images(2, 3, 7, 7)
     assert equivariance_error(lambda y: 1000 * y, x, dihedral(4)) == 0

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from e2vit.models import ViT, ViTConfig
-from e2vit.models.vit import Block
 
 SHAPE = {"image_size": 12, "in_channels": 2, "classes": 5, "patch_size": 4, "width": 8, "depth": 1, "heads": 2}
 
@@ -44,7 +43,3 @@ def test_what_is_kept_are_tokens_of_the_image_and_the_class_token_is_among_them(
     for image in range(4):
         places = [(tokens[image] == token).all(-1).nonzero().item() for token in kept[image]]
         assert len(set(places)) == len(places)
-
-
-def test_a_block_widens_four_times_unless_told_otherwise():
-    assert Block(8, 2).mlp[0].out_features == 32 and Block(8, 2, expansion=3).mlp[0].out_features == 24
