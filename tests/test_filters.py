@@ -7,15 +7,7 @@ import torch
 
 from e2vit.groups import cyclic, dihedral
 from e2vit.layers import filters as kernel_basis
-from e2vit.layers.filters import (
-    BANDWIDTH,
-    HARMONICS,
-    RIDGE,
-    STEPS,
-    WIDTH,
-    grid_points,
-    turned_basis,
-)
+from e2vit.layers.filters import BANDWIDTH, HARMONICS, RIDGE, STEPS, WIDTH, grid_points, turned_basis
 from e2vit_book.hybrid.turning import nearest_basis
 
 

@@ -8,14 +8,7 @@ import pytest
 import torch
 
 from e2vit.actions import equivariance_error, exact_elements
-from e2vit.groups import (
-    cayley_index,
-    cyclic,
-    dihedral,
-    gevit_index,
-    gsa_index,
-    is_diagonal_invariant,
-)
+from e2vit.groups import cayley_index, cyclic, dihedral, gevit_index, gsa_index, is_diagonal_invariant
 from e2vit.layers import GroupSelfAttention, LocalGroupSelfAttention
 from e2vit.layers.position import AbsolutePosition
 from e2vit.testing import randomized

@@ -9,9 +9,7 @@ from conftest import relabeled
 from e2vit.actions import _resample, act, equivariance_error, moves_pixels_exactly
 from e2vit.groups import dihedral, from_matrices
 from e2vit.layers import GroupConv, LocalGroupSelfAttention
-from e2vit.models import (
-    Symmetrized,
-)
+from e2vit.models import Symmetrized
 from e2vit.testing import randomized
 
 

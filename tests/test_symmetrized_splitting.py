@@ -22,8 +22,6 @@ from e2vit.models import (
 )
 from e2vit.testing import randomized
 
-FEATURE_AGGREGATES = ("feature_mean", "feature_sum", "feature_max", "learned_attention", "bispectrum")
-
 
 def images(count=3, channels=3, side=28):
     generator = torch.Generator().manual_seed(5)

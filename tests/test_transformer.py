@@ -5,13 +5,7 @@ import torch
 from torch import nn
 
 from e2vit.models import Transformer, TransformerConfig
-from e2vit.models.transformer import (
-    EncoderBlock,
-    MultiHeadAttention,
-    frequencies,
-    shift_matrix,
-    sinusoidal_positions,
-)
+from e2vit.models.transformer import EncoderBlock, MultiHeadAttention, frequencies, shift_matrix, sinusoidal_positions
 from e2vit.testing import randomized
 from e2vit_book.recap.tasks import (
     END,
