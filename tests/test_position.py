@@ -10,7 +10,7 @@ from e2vit.groups import cyclic, dihedral
 from e2vit.layers.position import (
     AbsolutePosition,
     PositionAsReleased,
-    SoundPosition,
+    StablePosition,
     plane_waves,
     seen_offsets,
     window_mask,
@@ -52,7 +52,7 @@ def test_half_an_eighth_turn_is_no_longer_on_the_grid():
     assert (turned - turned.round()).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("encoding", [SoundPosition(7), PositionAsReleased(7, 2)])
+@pytest.mark.parametrize("encoding", [StablePosition(7), PositionAsReleased(7, 2)])
 def test_an_encoding_is_a_function_of_the_offset_alone(encoding):
     encoding, group = randomized(encoding), dihedral(4)
     whole, single = encoding(seen(group, 5)), encoding(seen(group, 5)[3:4, 7:8])
@@ -73,7 +73,7 @@ def test_the_released_form_starts_as_the_sign_of_an_offset():
 
 def test_the_stable_form_starts_with_all_offsets_apart_and_small_gradients():
     torch.manual_seed(0)
-    encoding = SoundPosition(10)
+    encoding = StablePosition(10)
     features = encoding(seen(cyclic(1), 9).float())[0]
     assert torch.pdist(features).min() > 1e-2
     features.square().mean().backward()
@@ -106,7 +106,7 @@ def test_absolute_positions_tell_places_apart():
 
 
 def test_stable_positions_divide_by_no_tiny_number():
-    assert SoundPosition(4).norm.eps == 1e-5
+    assert StablePosition(4).norm.eps == 1e-5
 
 
 def test_the_released_networks_begin_as_wide_as_they_were_released():

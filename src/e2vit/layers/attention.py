@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from e2vit.groups import FiniteGroup, cayley_index, check_group, gsa_index
 from e2vit.kernels import BACKENDS, attend, poses_as_heads, reference
-from e2vit.layers.position import PositionAsReleased, SoundPosition, pair_offsets, seen_offsets, window_mask
+from e2vit.layers.position import PositionAsReleased, StablePosition, pair_offsets, seen_offsets, window_mask
 
 
 class Pointwise(nn.Module):
@@ -245,7 +245,7 @@ def _is_gsa_table(table: Tensor, group: FiniteGroup) -> bool:
 def _position(name: str, head_dim: int, lifting: bool) -> tuple[nn.Module, int]:
     """The encoding ρ, and the number of channels that element embeddings have."""
     if name == "stable":
-        return SoundPosition(head_dim), head_dim
+        return StablePosition(head_dim), head_dim
     if name != "released":
         raise ValueError(f"position is 'stable' or 'released', not {name!r}")
     if lifting and head_dim % 2 or head_dim < 3 - lifting:

@@ -63,7 +63,7 @@ def window_mask(window: int, shape: str) -> Bool[Tensor, " offset"] | None:
     return reach <= window / 2
 
 
-class SoundPosition(nn.Module):
+class StablePosition(nn.Module):
     """ρ of both coordinates together: random sines, then a small network; well-conditioned from the first step.
 
     The sines have random phases, so the zero offset is no special point, and distances count, not only directions.

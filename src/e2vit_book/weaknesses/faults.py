@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from e2vit.actions import equivariance_error, exact_elements, invariance_error, rotate
 from e2vit.groups import FiniteGroup
 from e2vit.layers import LocalGroupSelfAttention
-from e2vit.layers.position import PositionAsReleased, SoundPosition
+from e2vit.layers.position import PositionAsReleased, StablePosition
 from e2vit.models import GroupAttentionNet, GroupAttentionNetConfig
 from e2vit.testing import randomized
 
@@ -108,7 +108,7 @@ def encodings_along_a_row(offsets: Float[Tensor, " offset"], seed: int = 0) -> d
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         places = torch.stack([offsets.float(), torch.zeros(len(offsets))], -1)[None]
-        return {"as released": PositionAsReleased(10, 3)(places)[0, :, 3:6], "stable": SoundPosition(3)(places)[0]}
+        return {"as released": PositionAsReleased(10, 3)(places)[0, :, 3:6], "stable": StablePosition(3)(places)[0]}
 
 
 def first_step(
