@@ -69,7 +69,7 @@ mode = default_mode()  # "quick" | "report" | "train"
 # into weights.
 #
 # A toy network shows it: it is trained to turn *it* into the noun that is meant. Its language has eight living beings,
-# eight places, and eight properties: four fit the former, four the latter. The values $v_j$ are the plain word vectors, so
+# eight places, and eight properties: four fit beings, four fit places. The values $v_j$ are the plain word vectors, so
 # the weights alone carry the answer. A quarter of all pairs of nouns is held out for the test.
 
 # %%
@@ -115,8 +115,8 @@ drawing(
 #
 # $$\operatorname{attention}(Q, K, V) = \operatorname{softmax}\!\left(\frac{Q K^\top}{\sqrt{d}}\right) V .$$
 #
-# One softmax gives one set of weights. So each *head* $i$ has its own, shorter queries, keys and values, and a last
-# linear map joins the results:
+# One softmax gives one set of weights. Several *heads* $i$ use their own, shorter queries, keys and values; a
+# last linear map joins the results:
 #
 # $$\begin{aligned}
 # \operatorname{head}_i &= \operatorname{attention}(X W^Q_i,\; X W^K_i,\; X W^V_i),\\
@@ -153,7 +153,7 @@ for d in (16, 64, 256):
     a, b = torch.randn(2, 10_000, d, generator=generator)
     spread[d] = (a * b).sum(-1).std().item()
 Markdown(
-    "Standard deviation of the dot products, and divided by √d: "
+    "Standard deviation of q·k, then of q·k / √d: "
     + ", ".join(f"{s:.1f} and {s / d**0.5:.2f} for d = {d}" for d, s in spread.items())
     + "."
 )
@@ -170,8 +170,8 @@ mixed = layer(x[:, order], x[:, order])
 assert torch.allclose(mixed, layer(x, x)[:, order], atol=1e-6)
 
 # %% [markdown]
-# That is a symmetry, the subject of the next chapter. For a sentence it is a defect, because order carries meaning.
-# So a vector that depends on the place is added to each token, a *positional encoding*.
+# This symmetry is the subject of the next chapter. In a sentence, however, order carries meaning.
+# So a vector that depends on the place, a *positional encoding*, is added to each token.
 # The original transformer uses waves. Place $t$ becomes
 #
 # $$\begin{gathered}
@@ -267,7 +267,7 @@ Markdown(
     f"{len(splits.validation):,} for validation, {len(splits.test):,} for the test."
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-patches", "caption": "A digit of rotMNIST cut into patches of 4 × 4 pixels (left), numbered row by row. Right: each patch as a row of 16 numbers. This table is the input of the network."}, "image": {"alt": "Left, a digit under a grid of seven by seven patches. Right, the same pixels as a table with 49 rows and 16 columns."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-patches", "caption": "Left: a digit of rotMNIST cut into patches of 4 × 4 pixels, numbered by rows. Right: each patch as a row of 16 numbers. This table is the input of the network."}, "image": {"alt": "Left, a digit under a grid of seven by seven patches. Right, the same pixels as a table with 49 rows and 16 columns."}}
 digit = as_float(splits.train.images[:1])
 recap.patches_and_tokens(digit[0, 0].numpy(), patch_size=4)
 # %% [markdown]
@@ -298,7 +298,7 @@ drawing(
 # ## A vision transformer on turned digits
 #
 # We trained this network on rotMNIST, each image turned by a fresh random angle every time.
-# Ten thousand images are few for a vision transformer, so we use two tools made for such cases:
+# Ten thousand images are few for a vision transformer, so we use two further techniques:
 # each step hides three tenths of the patches ([Liu et al., 2022](https://arxiv.org/abs/2208.07220)), and the matrices of the
 # blocks are trained by *Muon* ([Jordan et al., 2024](https://kellerjordan.github.io/posts/muon/)), which orthogonalizes
 # each update. What each contributes was not measured.
@@ -317,7 +317,7 @@ Markdown(
 loss = np.array([epoch["loss"] for epoch in record["curve"]])
 accuracy = np.array([epoch["accuracy"] for epoch in record["curve"]])
 recap.learning_curve(loss, accuracy, record["chosen_epoch"])
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-confusion", "caption": "Errors of the ViT on the first images of the rotMNIST test set. Rows: the true digit. Columns: the answer."}, "image": {"alt": "A ten by ten table of counts. Large counts lie on the diagonal; the others are errors."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-confusion", "caption": "The ViT on the first images of the rotMNIST test set. Rows: true digit. Columns: answer. Shaded: errors."}, "image": {"alt": "A ten by ten table of counts. Large counts lie on the diagonal; the others are errors."}}
 some = splits.test[:5000]
 answers = metrics.predict(vit.model, some.images).argmax(-1)
 counts = torch.bincount(some.labels * 10 + answers, minlength=100).reshape(10, 10)
@@ -339,8 +339,8 @@ Markdown(
 position = vit.model.position[0].detach().numpy()
 recap.positional_similarity(position, side=vit.model.config.side)
 # %% [markdown]
-# A stroke of a digit turned at random visits all places at the same distance from the center alike. Are positions
-# on the same ring more similar than others, and more than the waves at the start?
+# Under random turns a stroke is equally likely at all places at one distance from the center, a ring. Are
+# positions on the same ring more similar than others, and more than at the start?
 
 # %% tags=["hide-input"]
 side = vit.model.config.side
@@ -421,10 +421,10 @@ Markdown(
 )
 
 # %% [markdown]
-# The network trained on upright digits fails on turned ones. The other one is nearly level, but level accuracy is not the
-# same answer: it may call a digit a 4 at one angle and a 9 at the next. A model whose *architecture* commutes with rotations
-# gives the same answer by construction, trained or not. Where exactly the transformer loses the symmetry is the subject of
-# the [next chapter](02_positional_encodings).
+# The network trained on upright digits fails on turned ones. The accuracy of the other hardly changes,
+# but its answers may: it can call a digit a 4 at one angle and a 9 at the next. A model whose *architecture* commutes
+# with rotations gives the same answer by construction, trained or not. Where exactly the transformer loses the
+# symmetry is the subject of the [next chapter](02_positional_encodings).
 #
 # ## What to remember
 #
@@ -461,8 +461,8 @@ exercise2 = Exercise(
 exercise2(...)
 
 # %% [markdown]
-# **3.** Give an `order` of the 49 patches such that mixing the *tokens* of a 28 × 28 image by it is the same as turning its grid of patches by
-# 90° counter-clockwise, each patch itself left upright.
+# **3.** Give an `order` of the 49 patches of a 28 × 28 image. Permuting the *tokens* by it should turn the grid of
+# patches by 90° counter-clockwise and leave each patch itself upright.
 
 # %%
 grid = torch.arange(49).reshape(7, 7)

@@ -18,8 +18,8 @@
 # Attention without positions commutes with every reordering of its tokens, which is too much symmetry.
 # Absolute positions break shifts. Relative positions keep shifts and break turns.
 # Turns are kept as well when each pose $v$ reads the offset $y - x$ as $v^{-1}(y - x)$ and when one index table between
-# poses passes a criterion, which this chapter proves and tests. The index arithmetic of the released code fails it for
-# $D_n$, $n \ge 2$ (and for every group but the trivial one in GSA-Nets); the table of $g^{-1}m$ passes it for every finite group.
+# poses passes a criterion, which this chapter proves and tests. The index arithmetic of the released code, not the printed
+# formula, fails it for $D_n$, $n \ge 2$ (in GSA-Nets for every group but the trivial one); the table of $g^{-1}m$ passes it for every finite group.
 #
 # No group theory is needed.
 
@@ -472,8 +472,8 @@ show_table(
 # - GE-ViT, as released: it is right for turns alone ($C_n$) and for a mirror alone ($D_1$), and fails for $D_4$.
 # - The Cayley table is right for all.
 #
-# **The index arithmetic of the released code** fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in
-# GSA-Nets), **not the printed formula**, which GE-ViT writes with products of group elements. Nor is anything else in the layers at fault. With the
+# **The index arithmetic of the released code, not the printed formula,** fails for $D_n$, $n \ge 2$ (in GSA-Nets for every
+# group but the trivial one). GE-ViT writes that formula with products of group elements. Nor is anything else in the layers at fault. With the
 # vectors $e$ set to zero, all three are exact:
 
 # %%
@@ -647,8 +647,8 @@ assert GroupAttentionNetConfig.pcam(pool_after_last=False).obeys_size_rule
 # - Attention to content alone commutes with every reordering. Absolute positions break shifts; relative ones keep them
 #   and break turns; offsets read as $v^{-1}(y - x)$ keep both.
 # - Between poses the index table decides, by the criterion. $G[rv, rg, rm] = G[v, g, m]$ is sufficient, and the Cayley
-#   table meets it for every group. The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for $C_n$ in
-#   GSA-Nets).
+#   table meets it for every group. The index arithmetic of the released code, not the printed formula, fails
+#   for $D_n$, $n \ge 2$ (in GSA-Nets for every group but the trivial one).
 # - Pooling hides such a fault. Test layers, not logits.
 # - On pixels, quarter turns and mirrors are exact where every pool and stride obeys the size rule; other turns never are.
 #

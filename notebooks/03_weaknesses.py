@@ -688,8 +688,8 @@ Markdown(
 #
 # ### Deeper: the index table of $D_4$
 #
-# The index arithmetic of the released code fails for $D_n$, $n \ge 2$ (and for every group but the trivial one in
-# GSA-Nets), not the printed formula. How far does the fault propagate? We measure a layer with every parameter redrawn,
+# The index arithmetic of the released code, not the printed formula, fails for $D_n$, $n \ge 2$ (in GSA-Nets for every
+# group but the trivial one). How far does the fault propagate? We measure a layer with every parameter redrawn,
 # and the last map and the logits of an untrained network.
 
 # %%

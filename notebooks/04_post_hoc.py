@@ -17,7 +17,8 @@
 #
 # No. Show it every turned view of the image and combine its answers. The result no longer depends on the turn, exactly so
 # for quarter turns and mirrors. Where the classifier knows all angles, no rule is shown to beat the plain average of its
-# logits. Where it knows upright images only, training its last layer on all views gains most of all that was run. The price is one pass for each view.
+# logits. Where it knows upright images only, training its last layer
+# on all views gains most of all methods run. The price is one pass per view.
 #
 # ```python
 # invariant = Symmetrized(model, cyclic(4))
@@ -52,7 +53,7 @@ from torchvision.models.resnet import BasicBlock
 mode = default_mode()  # "quick" | "report" | "train"
 
 # %% [markdown]
-# Our classifier is a plain ViT that has seen upright digits only. The test digits are turned by random angles.
+# Our classifier is a small ViT that has seen upright digits only. The test digits are turned by random angles.
 
 # %%
 base = run("rotmnist_upright/vit", mode).model
@@ -172,9 +173,9 @@ table(rules)
 
 # %% [markdown]
 # These are the rules on the test digits above, without any training, with 95 % intervals. The **calibration error** is the mean gap
-# between the confidence and the accuracy. Most views of this classifier are wrong, so rules in which confident views
-# count more do better. Product and mean of logits choose the same class, but the product claims far more confidence: it treats
-# the views of one image as independent evidence.
+# between the confidence and the accuracy. Most views of this classifier are wrong, so *entropy weighted* and
+# *most certain* do best. Product and mean of logits choose the same class, but the product claims far more
+# confidence: it treats the views of one image as independent evidence.
 #
 # A second family combines the **features** $z_g$ before the last layer and applies that layer once: their mean, maximum,
 # a weighted mean, attention over the views, a convolution along the circle of views. A third **chooses one pose** before the model
@@ -278,7 +279,7 @@ display(
     )
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-accuracies", "caption": "Test accuracy of eight methods, with 95 % intervals: over seeds where there are three, over the test images otherwise. The panels differ in data and base model, and so in their scale. Digits: the first 10,000 test images of rotated MNIST; scenes: all 840 test images of RSSCN7."}, "image": {"alt": "A dot plot with one row for each method and one panel for each setting. In the panel of the model trained upright the trained last layers lie far right of all others; in the other panels almost all methods coincide."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-accuracies", "caption": "Test accuracy of eight methods, with 95 % intervals: over seeds where there are three, over the test images otherwise. The panels differ in data and base model, and so in their scale. Digits: the first 10,000 test images of rotated MNIST; scenes: all 840 test images of RSSCN7."}, "image": {"alt": "A dot plot with one row for each method and one panel for each setting. In the panel of the model trained upright each method lies further right with a trained last layer; in the others most intervals overlap."}}
 methods = (
     "one_view",
     "mean_logits",
@@ -319,10 +320,9 @@ for setting, rows in lines.items():
 display(Markdown("\n".join(sentences)))
 
 # %% [markdown]
-# A classifier that knows all angles gains from averaging, and the rule that the validation images choose is not shown to
-# be better than the mean. For one that
-# knows upright digits only the choice of method matters: training the last layer on all views gains most, and most of all
-# with the orbit convolution, which sees the order of the views.
+# A classifier trained on all angles gains little from averaging, and the rule that the validation images choose is
+# not shown to be better than the mean. For one trained on upright digits only, the choice of method matters: training
+# the last layer on all views gains most, above all with the orbit convolution, which uses the order of the views.
 #
 # *Trained and fine-tuned on upright digits only* needs a caveat. No turned digit of the data set was used. But the last layer was
 # trained on all 16 **views of labelled images**, so it has seen turned digits with their labels, as with augmentation.
@@ -347,10 +347,10 @@ control = next(
 )
 display(
     Markdown(
-        "What the validation images do not contain, they cannot warn of. In this setting they are upright too. The control, with one "
+        "Here the validation images are upright too, so they miss one fault. The control, with one "
         f"weight for each place in the list, reaches {100 * control['validation']:.1f} % of them, near the best, and only "
         f"{control['accuracy']} of the turned test digits. On upright images the first view is always the right one to "
-        "trust. A proof of invariance, or a test on turned images, tells the two apart."
+        "trust. A proof of invariance, or a test on turned images, exposes the fault."
     )
 )
 
@@ -364,10 +364,10 @@ display(
 # ## Deeper: a six, or a nine?
 #
 # A six turned by 180° can look like a nine. An invariant classifier must give both the same answer, so one of them is
-# wrong, unless slant or loop tell them apart. Chapter 5 counts how often it is. Here is the most doubtful of forty, seen by the
-# ViT trained on all angles. Averaging probabilities admits the doubt; the product takes a side.
+# wrong, unless slant or loop tell them apart. Chapter 5 counts such errors. Here is the most doubtful of forty sixes
+# for the ViT trained on all angles. The mean of probabilities stays near one half; the product does not.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-six-or-nine", "caption": "The most doubtful of forty sixes. Middle row: the probabilities of 6 and 9 for each view. Below: three rules for all views together. The mean of probabilities stays closest to half and half; the product takes a side. Upright MNIST digit; the ViT trained on all angles."}, "image": {"alt": "Eight turned copies of a six with bars for six and nine below each, and a bar chart that compares three rules."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-six-or-nine", "caption": "The most doubtful of forty sixes. Middle row: the probabilities of 6 and 9 for each view. Below: three rules for all views together. The mean of probabilities stays closest to one half, the product farthest from it. Upright MNIST digit; the ViT trained on all angles."}, "image": {"alt": "Eight turned copies of a six with bars for six and nine below each, and a bar chart that compares three rules."}}
 all_angles = run("rotmnist/vit", mode).model
 upright = (embedded if mode == "quick" else load)("rotmnist_upright").validation
 sixes = as_float(upright.images[upright.labels == 6][:40])
@@ -392,7 +392,7 @@ figures.six_or_nine(
 # We turn upright digits by a known angle and record which view makes the model most confident. A model trained on upright digits
 # should prefer the view that undoes the turn. A model trained on all angles has no reason to prefer any.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-winning-views", "caption": "How often each view is the most confident one, for upright digits turned by a known angle. The dashed ray marks the view that undoes the turn. The model trained upright prefers it; the wrapped model has become a detector of the pose. The model trained on all angles hardly prefers any view."}, "image": {"alt": "Two rows of circular histograms, one for each model; columns for turns of 0, 45, 90 and 202.5 degrees."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-winning-views", "caption": "How often each view is the most confident one, for upright digits turned by a known angle. The dashed ray marks the view that undoes the turn. The model trained upright mostly prefers it: its most confident view estimates the pose. The model trained on all angles hardly prefers any view."}, "image": {"alt": "Two rows of circular histograms, one for each model; columns for turns of 0, 45, 90 and 202.5 degrees."}}
 some = as_float(upright.images[: 40 if mode == "quick" else 150])
 turns = [0.0, 45.0, 90.0, 202.5]
 winners = {
@@ -438,7 +438,7 @@ figures.attention_over_views(weights.numpy(), turned[:, 0].numpy(), eighths)
 # The group of this chapter contains turns, no translations, so nothing is promised for a shifted image. A ViT cuts the
 # image into patches on a fixed grid, and a shift by a pixel changes every token.
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-shifts", "caption": "How many of the first test digits change their class when they move to the right. The ViT trained on all angles, with one view and averaged over 16. Averaging over turns gives no guarantee against shifts, and so few digits show no difference between the two."}, "image": {"alt": "Two rising curves of the share of changed classes against the shift in pixels; the curve of the averaged model lies slightly lower."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-shifts", "caption": "How many of the first test digits change their class when they move to the right. The ViT trained on all angles, with one view and averaged over 16. Averaging over turns gives no guarantee against shifts; the digits are too few to show a difference."}, "image": {"alt": "Two rising curves of the share of changed classes against the shift in pixels; the curve of the averaged model lies slightly lower."}}
 pixels = [1, 2, 3, 4]
 few = images[: 30 if mode == "quick" else 100]
 averaging = Symmetrized(all_angles, sixteen, interpolation="bilinear")
@@ -488,7 +488,7 @@ public = elsewhere("draft's ViT")
 display(table(mirrored))
 display(
     Markdown(
-        "We could not obtain an official file, so this rests on the public weights of another ViT, trained on such a reading: of "
+        "We had no official file. The evidence is another ViT with public weights, trained on files read by rows: of "
         f"{public['images']} of our turned digits it recognizes {100 * public['transposed']:.1f} % when they are "
         f"transposed and {100 * public['as_they_are']:.1f} % as they are."
     )
@@ -550,7 +550,7 @@ flips = measure.changed_answers(foreign)
 display(
     Markdown(
         f"Over all {len(foreign['photographs']['names'])} photographs, {100 * flips['alone'][0]:.0f} % of the quarter turns, and "
-        f"{100 * flips['alone'][1]:.0f} % of all elements of $D_4$, change the answer. Averaged over $D_4$, "
+        f"{100 * flips['alone'][1]:.0f} % of the seven others in $D_4$, change the answer. Averaged over $D_4$, "
         f"{100 * flips['D4'][1]:.0f} % do."
     )
 )

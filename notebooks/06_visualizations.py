@@ -17,7 +17,7 @@
 #
 # When the digit makes a quarter turn, attention and feature maps of the equivariant network turn in the plane and their
 # poses move on by one. The answer therefore stays the same, up to rounding. An ordinary network that was trained on
-# turned digits gives nearly the same answer, but its layers do not turn with the digit.
+# turned digits gives nearly the same answer, but its features do not turn with it.
 
 # %% tags=["hide-input"]
 import numpy as np
@@ -75,7 +75,7 @@ table(rows)
 # %% [markdown]
 # The accuracies are on the test set of each network's own data. The digits of this chapter come from the upright MNIST
 # test split; networks trained on turned digits may have met some of them. So nothing below measures accuracy: we look at
-# behavior. Among the sixes we take the one that the ViT trained upright takes for a nine after half a turn.
+# behavior. Our six is the one that the ViT trained upright most clearly calls a nine after half a turn.
 
 # %% tags=["hide-input"]
 splits = embedded("mnist") if mode == "quick" else load("mnist")
@@ -112,7 +112,7 @@ change = {
 }
 display(
     Markdown(
-        "The hybrid's curve repeats itself every 90°, and that of the ViT looks as flat. Numbers tell them apart. Under "
+        "In the figure the answers of the hybrid and of the ViT look equally steady. Numbers tell them apart. Under "
         "quarter turns of the four digits, probabilities change by at most "
         + ", ".join(
             f"{each:.0e} ({label})" if each < 1e-2 else f"{each:.2f} ({label})"
@@ -128,10 +128,10 @@ display(
 #
 # ## Attention
 #
-# Attention mixes tokens with weights $A$: row by row, each token takes a weighted mean of all tokens. A shortcut
-# leads around each layer. *Attention rollout* ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928))
-# multiplies the layers to estimate which tokens of the input reach the output, taking the shortcut to carry half. The first layer acts first, so it is the
-# factor on the right:
+# Attention mixes tokens with weights $A$: row by row, each token takes a weighted mean of all tokens. The input of
+# a layer is added to its output. *Attention rollout* ([Abnar and Zuidema, 2020](https://arxiv.org/abs/2005.00928))
+# estimates which tokens of the input reach the output by a product over layers, with input and attention at one half
+# each. The first layer is the factor on the right:
 #
 # $$ R = B_L \cdots B_2\, B_1, \qquad B_\ell = \tfrac12 I + \tfrac12 \bar A_\ell, $$
 #
@@ -263,8 +263,8 @@ figures.square(orbit_images[:2], *squares["hybrid"])
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-square-vit", "caption": "The same square for the last block of the ViT. The two ways lead to different maps. MNIST test digit."}, "image": {"alt": "A six and a turned six, their feature maps, the turned feature map, an unequal sign and a difference as strong as the maps."}}
 figures.square(orbit_images[:2], *squares["ViT"])
 # %% [markdown]
-# And through the whole depth? The group attention networks stand beside the three. Their weights are random and shared; they differ in the
-# index table alone, *Cayley table* meaning the index of $g^{-1}m$ (chapter 2).
+# The next figure shows all layers, and adds three group attention networks. These share their random weights and
+# differ in the index table alone; *Cayley table* means the index of $g^{-1}m$ (chapter 2).
 
 # %% tags=["hide-input"]
 stem = [
@@ -294,7 +294,7 @@ for label, index in (
         net, layers, digits[0], group, inverse_names=index is gsa_index
     )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-residuals", "caption": "The largest residual over the quarter turns, layer by layer, from the first to the logits, for one MNIST test digit. The hybrid stays at the rounding error of 32-bit numbers. The layers of both ViTs are far from equivariant; augmentation makes only the logits steadier. Among the group attention networks the first layer is exact in all three; from the next one on, the index table of GSA-Nets breaks the symmetry, and the pooling at the end hides part of that from the logits."}, "image": {"alt": "Log scale. The lines of the hybrid, GE-ViT and the Cayley table lie in the gray band of rounding errors. Those of both ViTs lie near one. That of the GSA-Net leaves the band after the first layer."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-residuals", "caption": "The largest residual over the quarter turns, layer by layer, from the first to the logits, for one MNIST test digit. The hybrid stays at the rounding error of 32-bit numbers. The layers of both ViTs are far from equivariant; augmentation steadies mainly the logits. Among the group attention networks the first layer is exact in all three; from the next one on, the index table of GSA-Nets breaks the symmetry, and the pooling at the end hides part of that from the logits."}, "image": {"alt": "Log scale. The lines of the hybrid, GE-ViT and the Cayley table lie in the gray band of rounding errors. Those of both ViTs lie near one. That of the GSA-Net leaves the band after the first layer."}}
 figures.residuals(errors)
 # %% [markdown]
 # The ViT's error is there from the first layer on: a patch of $4 \times 4$ pixels, read by one fixed filter, gives another token when it
@@ -304,7 +304,7 @@ figures.residuals(errors)
 #
 # Take the features of a layer as one vector, a point in space. While the image turns once around, the point walks along a closed path.
 # In an **equivariant** layer a quarter turn maps the path onto itself. In an **invariant** layer the four quarter turns are one point. In a
-# plain ViT nothing ties the four points. Trained upright, it lets the path lead far away: about as far as another digit is.
+# plain ViT nothing ties the four points. In the one trained upright, the path leads far away from the upright digit.
 
 # %% tags=["hide-input"]
 others = as_float(test.images[:64])
@@ -326,7 +326,7 @@ for label in ("ViT, upright", "ViT", "hybrid"):
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-paths", "caption": "The features of one 6 while it turns once around, along the first two principal components of each path. Color is the angle; the markers show the quarter turns. The panels of a column share their scale, in units of the mean distance between two different digits at that layer. In the hybrid, a quarter turn maps the path onto itself, and at the logits the four quarter turns coincide. MNIST test digit."}, "image": {"alt": "Three rows of three panels, each with a closed path colored by angle. The hybrid's logits are a small path on which the four markers coincide."}}
 figures.paths(paths, degrees)
 # %% [markdown]
-# Inside the hybrid the poses, numbered 0 to 3, form a ring. While the digit turns, the activity of a unit walks around it:
+# Inside the hybrid the poses, 0 to 3, form a ring. While the digit turns, the activation of a channel moves along it:
 
 # %% tags=["hide-input"]
 curves = measure.tuning(hybrid, stem[0], digits[0], degrees)  # (angle, unit, pose)
@@ -393,7 +393,7 @@ with torch.no_grad():
         for label, model in models.items()
     }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-polar", "caption": "The probability of the true class while a digit turns, for the first digits of the MNIST test split: median (line) and the middle 80 % (band). The rim is probability one. The ViT trained upright is right near 0° only; the other two stay near the rim."}, "image": {"alt": "Polar plots. The upright ViT bulges around zero degrees and falls in elsewhere. The ViT and the hybrid stay near the rim."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-polar", "caption": "The probability of the true class while a digit turns, for the first digits of the MNIST test split: median (line) and the middle 80 % (band). The rim is probability one. The upright ViT has a high median near 0° only; the others stay near the rim."}, "image": {"alt": "Polar plots. The upright ViT bulges around zero degrees and falls in elsewhere. The ViT and the hybrid stay near the rim."}}
 figures.polar_probabilities(true_class, wide)
 # %% tags=["hide-input"] mystnb={"figure": {"name": "fig-polar-logits", "caption": "All ten logits of the 6 against its angle, on each network's own scale; the thick line is the true class. Where another line lies outside of it, the answer is wrong. The hybrid's picture looks the same after every quarter turn."}, "image": {"alt": "Polar plots with ten closed curves each. Those of the hybrid have a fourfold symmetry."}}
 figures.polar_logits(polar, degrees, labels[0])

@@ -16,14 +16,14 @@
 # **Digits have an up. Galaxies and land seen from above have none. Does built-in symmetry pay there, and from how many
 # training images on does it stop paying?**
 #
-# It paid in every comparison that was run: with the same augmentation, the hybrid over $D_4$ is ahead of a plain vision
-# transformer, on galaxies with a tenth and with all of the training images, on land with a tenth. It is not the only way.
+# With the same augmentation, the hybrid over $D_4$ is ahead of a plain vision transformer wherever both were run: on
+# galaxies with a tenth and with all of the training images, on land with a tenth. It is not the only way.
 # On land the plain transformer gains as much when its answers are averaged over eight views, and on the one fold of the
 # galaxies where a plain convolutional network was run, that network does as well as the hybrid.
 #
 # A network that turns with its input need not learn each pattern in eight poses. That should matter most where images
 # are few. This chapter compares seven networks on two small data sets, fold by fold. The last section
-# answers the question in two sentences, computed from the records.
+# sums up in two sentences, computed from the records.
 
 # %% tags=["hide-input"]
 import numpy as np
@@ -71,14 +71,15 @@ figures.tiles(drawn.images, [("FR I", "FR II")[label] for label in drawn.labels]
 # ## One protocol
 #
 # The images are cut into five folds, the same for every network. A run trains on 70 % of the images, and is tested on
-# 20 % that no other fold tests. The remaining 10 % are for validation. Every network has about the same processor time,
-# forty seconds on one thread with nothing beside it; the tables below give the clock of a shared machine. A faster network does more updates. One setting was chosen for each network: the learning
-# rate, out of the same three, on the validation images of one fold of the land data. The hybrid over $D_8$ took that over $D_4$.
+# 20 % that no other fold tests. The remaining 10 % are for validation. Every network gets about forty seconds of one
+# thread on an idle machine, so a faster network does more updates; the tables below give wall-clock seconds on a
+# shared machine. Only the learning rate was chosen for each network, out of the same three, on the validation images
+# of one fold of the land data; the hybrid over $D_8$ uses that of the hybrid over $D_4$.
 #
 # - **Hybrid** over $D_4$, the eight symmetries of the square (chapter 5); for galaxies also over $D_8$.
 # - **Octic ViT**, explained below.
 # - **G-CNN**: group convolutions over $D_4$, no attention.
-# - **CNN** and **ViT**: the plain twins.
+# - **CNN** and **ViT**: without a group.
 # - **Symmetrized ViT**: the trained ViT, its logits averaged over eight views (chapter 4). It needs no training.
 
 # %% tags=["hide-input"]
@@ -95,8 +96,8 @@ table(measure.costs())
 #
 # A linear map that commutes with the group cannot mix parts that transform differently (Schur's lemma). So every matrix
 # of the transformer falls into small blocks: it keeps 1/8 of its weights and 3/16 of its multiplications. Attention
-# sums $q \cdot k$ over all parts, which no turn changes. The activation function is applied to the poses: back to eight
-# numbers that a turn permutes, GELU, and forth again. One product with an 8 × 8 matrix does each way.
+# sums $q \cdot k$ over all parts, which no turn changes. The activation function, GELU, is applied to the poses: one
+# product with an 8 × 8 matrix returns to the numbers that a turn permutes, another leads back.
 #
 # | | hybrid | octic ViT |
 # |---|---|---|
@@ -125,8 +126,8 @@ table(
 )
 
 # %% [markdown]
-# The operations fall faster than the time. Two likely reasons: small matrices run at a lower rate than large ones, and the
-# attention itself gets no cheaper.
+# The time falls by less than the operations. Two likely reasons: small matrices run at a lower rate than large
+# ones, and attention itself gets no cheaper.
 #
 # ## What a turn does to the answers
 #
@@ -151,8 +152,8 @@ table(measure.turned(models, galaxies))
 # The *invariance error* is the largest change of a logit under any element of $D_4$, divided by the largest logit, in
 # double precision. Around $10^{-15}$ is rounding.
 #
-# The same is true inside. Here one place of the galaxy asks, in the last block, which other places matter. For the hybrid
-# the map after the turn is the turned map: the network looks at the same parts of the galaxy. The ViT looks elsewhere.
+# The same holds inside the networks. The maps below show the attention of one query in the last block. In the hybrid,
+# the map after the turn is the turned map: it covers the same parts of the galaxy. In the ViT, it does not.
 
 # %% tags=["hide-input"]
 galaxy = as_float(galaxies.images[1])
@@ -162,7 +163,7 @@ maps = {
     for name in ("hybrid", "ViT")
 }
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-attention", "caption": "A drawn galaxy upright and turned by 90 degrees, and the attention of one place in the last block (mean over heads and poses, bright is much). The lower map of the hybrid is its upper map, turned. That of the ViT is another one. Computed in the cell above."}, "image": {"alt": "Two rows of three small images: the galaxy, the attention of the hybrid, the attention of the ViT. In the second row the first two are turned by 90 degrees."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-attention", "caption": "A drawn galaxy at 0 and at 90 degrees, and the attention of one query in the last block (mean over heads and poses, bright is much). The lower map of the hybrid is its upper map, turned. That of the ViT is another one. Computed in the cell above."}, "image": {"alt": "Two rows of three small images: the galaxy, the attention of the hybrid, the attention of the ViT. In the second row the first two are turned by 90 degrees."}}
 figures.attention([galaxy[0], turned[0]], maps)
 
 # %% [markdown]
@@ -174,7 +175,7 @@ figures.attention([galaxy[0], turned[0]], maps)
 # %% tags=["hide-input"]
 found = {name: measure.accuracies(data, "d4") for data, name in measure.DATA.items()}
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-share", "caption": "Test accuracy against the share of the training images used, mean over five folds with 95 % Student intervals; galaxies have 550 training images, land 1,960. Augmentation by D4. From the committed records; where one is missing, a point is missing."}, "image": {"alt": "Two panels, galaxies and land. Accuracy of up to seven networks at 10, 33 and 100 percent of the training images, with error bars."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-share", "caption": "Test accuracy against the share of the training images used (galaxies 550, land 1,960), with 95 % intervals: Student over five folds, or Wilson over the test images of one fold. Augmentation by D4. From the committed records; some are missing."}, "image": {"alt": "Two panels, galaxies and land. Accuracy of up to seven networks at 10, 33 and 100 percent of the training images, with error bars."}}
 figures.by_share(found)
 
 # %% tags=["hide-input"]
@@ -205,8 +206,8 @@ figures.paired_differences(
 table(measure.differences())
 
 # %% [markdown]
-# *Detectable* is the true difference that this many folds would have shown with a probability of 80 %. A smaller one may
-# be there and stay unseen. Folds share training images, so these intervals are somewhat too narrow
+# *Detectable* is the true difference that this many folds would have shown with a probability of 80 %. A smaller one
+# may not be shown. Folds share training images, so these intervals are somewhat too narrow
 # ([Nadeau and Bengio, 2003](https://doi.org/10.1023/A:1024068626366)).
 #
 # Hybrid and ViT differ in more than their symmetry: the hybrid begins with convolutions. The G-CNN and the CNN are built alike,

@@ -69,7 +69,7 @@ def attention(images: Sequence[Tensor], maps: Mapping[str, Sequence[Tensor]]) ->
     """Two images (height, width), upright and turned; below, for each network, what one place attends to in them."""
     count = len(maps) + 1
     figure, axes = plt.subplots(2, count, figsize=(WIDTH, 4.2), layout="constrained")
-    for row, words in enumerate(("upright", "turned by 90°")):
+    for row, words in enumerate(("at 0°", "turned by 90°")):
         axes[row, 0].imshow(images[row], cmap="gray")
         axes[row, 0].set_title(words)
         for ax, (name, pair) in zip(axes[row, 1:], maps.items(), strict=True):
