@@ -2,9 +2,9 @@
 const range = root.querySelector('input[type=range]'), play = root.querySelector('.e2-play');
 const still = matchMedia('(prefers-reduced-motion: reduce)');
 let timer = null, left = Infinity;    // steps until it stops by itself
-const stop = () => { clearInterval(timer); timer = null; play.textContent = '\u25b6 play'; show(+range.value, false); };
+const stop = () => { clearInterval(timer); timer = null; play.textContent = 'play'; show(+range.value, false); };
 const start = () => {
-  play.textContent = '\u23f8 pause';
+  play.textContent = 'pause';
   timer = setInterval(() => {
     if (!root.isConnected) return clearInterval(timer);
     range.value = (+range.value + 1) % (+range.max + 1);

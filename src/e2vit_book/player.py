@@ -81,7 +81,7 @@ def snippet(
 def controls(steps: int, label: str, first: str, start: int = 0) -> str:
     """The play button, the slider from 0 to steps − 1, which begins at ``start``, and the label of the step."""
     return (
-        '<div class="e2-controls"><button type="button" class="e2-play">\u25b6 play</button>'
+        '<div class="e2-controls"><button type="button" class="e2-play">play</button>'
         f'<input type="range" min="0" max="{steps - 1}" value="{start}" aria-label="{html.escape(label)}">'
         f"<output>{html.escape(first)}</output></div>"
     )
