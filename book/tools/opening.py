@@ -27,24 +27,26 @@ def main() -> None:
         for experiment in [each for each in experiments if seeds_present(each)][:1]:
             models[name] = run(experiment).model
     test = load("mnist").test
-    digits, said = [], {name: [] for name in models}
+    digits = []
     for label in LABELS:
         images = as_float(test.images[test.labels == label][:CANDIDATES])
-        answers = {
-            name: np.stack([inspection.probabilities(model, image, DEGREES).numpy() for image in images])
-            for name, model in models.items()
-        }
-        index = telling(answers, label, augmented=label == LABELS[-1])
-        digits.append(images[index])
-        for name in models:
-            said[name].append(answers[name][index])
+        judges = {name: models[name] for name in ("ViT, upright", "ViT, augmented", "hybrid")}
+        digits.append(images[telling(said_of(judges, images), label, augmented=label == LABELS[-1])])
     frames = np.stack([inspection.turned(digit, DEGREES)[:, 0].numpy() for digit in digits])
-    said = {name: np.stack(of_digits) for name, of_digits in said.items()}
+    said = said_of(models, digits)
     start = first_difference(said, LABELS[0])
     html = turning_html(frames, DEGREES, LABELS, said, start=start, autoplay=True)
     (FOLDER / "turning.html").write_text(html + "\n", encoding="utf-8")
     figure = turning_figure(frames[0], DEGREES, LABELS[0], {name: p[0] for name, p in said.items()})
     figure.savefig(FOLDER / "turning.png", dpi=160, facecolor="white", metadata={"Software": None})
+
+
+def said_of(models: dict, images) -> dict[str, np.ndarray]:
+    """Return name → probabilities (digit, angle, class)."""
+    return {
+        name: np.stack([inspection.probabilities(model, image, DEGREES).numpy() for image in images])
+        for name, model in models.items()
+    }
 
 
 def telling(answers: dict[str, np.ndarray], label: int, augmented: bool) -> int:
