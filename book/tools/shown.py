@@ -4,12 +4,12 @@ HEADLINE = {  # the images they were trained on → experiment → the name of i
     "turned digits": {
         "rotmnist/hybrid-c4": "**Hybrid over C4**",
         "rotmnist/gcnn-p4cnn": "Group CNN (P4CNN)",
+        "attention/gevit": "GE-ViT over C4, window 5, stable positions",
         "rotmnist/vit": "Plain ViT",
         "post_hoc/rotated/none/mean_logits": "Plain ViT, mean of 16 views",
     },
     "a tenth of them": {
         "rotmnist/hybrid-c4-tenth": "**Hybrid over C4**",
-        "rotmnist/cayley-c4-tenth-muon": "Group attention over C4",
         "rotmnist/vit-tenth": "Small plain ViT",
     },
     "upright digits": {
