@@ -42,6 +42,7 @@ mode = default_mode()  # "quick" | "report" | "train"
 # %% [markdown]
 # We compare three networks. The **ViT, upright** is a vision transformer that has seen upright digits only. The **ViT** was trained on
 # digits at all angles. The **hybrid** of the previous chapter is equivariant to the four quarter turns, $C_4$.
+# Where only answers are compared, **GE-ViT** joins (chapter 3).
 
 # %% tags=["hide-input"]
 compact_figures()
@@ -209,7 +210,11 @@ display(
 straight = measure.turned(digits[0], [0, 90])
 side = hybrid.config.side  # 7 tokens, in both networks
 middle = side * (side // 2) + side // 2
-last = {label: f"blocks.{models[label].config.depth - 1}" for label in models}
+last = {
+    label: f"blocks.{models[label].config.depth - 1}"
+    for label in models
+    if label != "GE-ViT"
+}
 with torch.no_grad(), capture(vit) as seen:
     vit(straight)
 of_vit = seen.attention[last["ViT"] + ".attention"][:, :4, middle].unflatten(
