@@ -256,7 +256,7 @@ display(
 # %% [markdown]
 # ## What it buys
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-cost", "caption": "Test error against computation on rotated MNIST (rebuilt from MNIST), log scales, 95 % intervals. Low and left is good. The cost is counted in multiplications for one image, so it does not depend on a machine. Filled marks: trained on randomly turned images; open marks: on the images as they are. Most have one or two seeds. Group attention is slow, so it was tested on fewer images and trained for few epochs, far from convergence."}, "image": {"alt": "Scatter plots of test error against millions of multiplications, one panel for all training images and one for a tenth. The hybrid lies lowest in both; group attention lies far to the right."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-cost", "caption": "Test error against computation on rotated MNIST (rebuilt from MNIST), log scales, 95 % intervals. Low and left is good. The cost is counted in multiplications for one image, so it does not depend on a machine. Filled marks: trained on randomly turned images; open marks: on the images as they are. Most have one or two seeds. Group attention is slow: it had 20 epochs of all images, and few epochs, far from convergence, of a tenth."}, "image": {"alt": "Scatter plots of test error against millions of multiplications, one panel for all training images and one for a tenth. The hybrid lies lowest in both; group attention lies far to the right."}}
 figures.cost(measure.points(final | attention))
 # %% tags=["hide-input"]
 upright = {

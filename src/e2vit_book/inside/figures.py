@@ -227,10 +227,11 @@ def polar_logits(logits: Mapping[str, Float[ndarray, "angle class_"]], degrees: 
 
 
 def _polar_axes(count: int, degrees: Sequence[float]) -> tuple[Figure, list, ndarray]:
-    """Polar axes in rows of three, and the angles in radians, closed to a circle."""
+    """Polar axes in rows of three, or two of two, and the angles in radians, closed to a circle."""
     if not len(degrees):
         raise ValueError("the list of angles is empty")
-    rows, columns = -(-count // 3), min(count, 3)
+    columns = 2 if count == 4 else min(count, 3)
+    rows = -(-count // columns)
     options: dict[str, Any] = {"subplot_kw": {"projection": "polar"}, "squeeze": False}
     figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 2.7 * rows), layout="constrained", **options)
     for ax in axes.flat[:count]:
