@@ -47,8 +47,8 @@ def group_attention() -> list[Experiment]:
 
 def trained_alike() -> list[Experiment]:
     """Four attention networks that differ in their group or index table alone, one recipe for all; and how the recipe
-    was chosen: the network without a group, a quarter of the epochs, the validation images. A
-    trial with batches of 32 fell behind within an epoch and was stopped, so it has no record."""
+    was chosen: the network without a group, a quarter of the epochs, the validation images.
+    A trial with batches of 32 fell behind within an epoch and was stopped, so it has no record."""
     stable = GroupAttentionNetConfig.stable(window=5)
     nets = {  # name -> what it is, model
         "plain": ("self-attention without a group", replace(stable, group=C1)),
