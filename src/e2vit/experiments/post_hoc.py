@@ -19,7 +19,8 @@ def post_hoc(bases: list[Experiment]) -> list[Experiment]:
     Aggregates with parameters of their own start as the feature mean, so they need fine-tuning. 10,000 test images with
     16 views each are 160,000 passes: enough to see half a percent. Methods are compared in pairs on the same images by
     McNemar's test. A last layer is trained with three seeds, since the features of the views are computed once; with
-    one where the image is rotated first. The learned canonical pose is trained once, on the upright base. Moving every weight costs 16 times an ordinary run: one setting, one seed.
+    one where the image is rotated first. The learned canonical pose is trained once, on the
+    upright base. Moving every weight costs 16 times an ordinary run: one setting, one seed.
     """
     settings = {  # name -> base, group, interpolation
         "rotated": ("rotmnist/vit", C16, "bilinear"),
