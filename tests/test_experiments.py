@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from conftest import ROOT
-from e2vit import experiments
+from e2vit import experiments, pretrained
 from e2vit.data import embedded
 from e2vit.experiments import (
     EXPERIMENTS,
@@ -104,7 +104,7 @@ def test_a_setting_that_came_later_was_renamed_or_removed_leaves_old_records_val
     assert names == ["model.forgotten", "training.trainable", "training.learning_rate"]
 
 
-@pytest.mark.parametrize("renamed", configuration.RENAMED.items())
+@pytest.mark.parametrize("renamed", pretrained.RENAMED.items())
 def test_a_renamed_field_is_read_under_its_new_name(renamed):
     old, new = renamed
     now = dataclasses.make_dataclass("Config", [(new, int, 1)], frozen=True)

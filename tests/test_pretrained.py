@@ -59,6 +59,23 @@ def test_what_is_saved_comes_back(name, tmp_path):
     assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), again.state_dict().values(), strict=True))
 
 
+OLDER = {  # model → its configuration, and a name of today with the one that it had
+    "GroupAttentionNet": (CONFIGS["GroupAttentionNet"] | {"position": "stable"}, '"stable"', '"sound"'),
+    "ViT": ({"in_channels": 3}, '"in_channels"', '"channels"'),
+}
+
+
+@pytest.mark.parametrize("name", OLDER)
+def test_what_an_older_version_saved_comes_back(name, tmp_path):
+    fields, now, before = OLDER[name]
+    config = getattr(models, f"{name}Config")(**fields)
+    e2vit.save_pretrained(getattr(models, name)(config), tmp_path)
+    text = (tmp_path / "config.json").read_text(encoding="utf-8")
+    assert now in text
+    (tmp_path / "config.json").write_text(text.replace(now, before), encoding="utf-8")
+    assert e2vit.from_pretrained(tmp_path).config == config
+
+
 def test_what_is_no_model_is_one_sentence(tmp_path):
     with pytest.raises(TypeError, match="Linear is not a configured model"):
         e2vit.save_pretrained(torch.nn.Linear(2, 2), tmp_path)

@@ -5,7 +5,7 @@ The two files have the names that the Hugging Face Hub uses, so a downloaded sna
 
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,8 @@ from e2vit import groups, models
 from e2vit.groups import FiniteGroup, cyclic, dihedral
 
 WEIGHTS = Path(__file__).with_name("weights")
+RENAMED = {"channels": "in_channels"}  # fields of configurations: name in old files → name now
+RENAMED_VALUES = {("position", "sound"): "stable"}  # the same of values
 
 
 def load(name: str) -> nn.Module:
@@ -64,6 +66,12 @@ def from_pretrained(folder: str | Path) -> nn.Module:
     return model.eval()
 
 
+def in_present_names(values: dict[str, Any], fields: Collection[str]) -> dict[str, Any]:
+    """A configuration as an older version wrote it, with the names that its fields and values have now."""
+    values = {key if key in fields else RENAMED.get(key, key): value for key, value in values.items()}
+    return values | {key: value for (key, before), value in RENAMED_VALUES.items() if values.get(key) == before}
+
+
 def _encoded(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, FiniteGroup):
         return {field.name: _encoded(getattr(value, field.name)) for field in dataclasses.fields(value)}
@@ -77,6 +85,7 @@ def _encoded(value: Any) -> Any:
 def _decoded(kind: type, values: dict[str, Any]) -> Any:
     """Return the configuration with these values; the default of each field tells how its value is written."""
     defaults = {field.name: field.default for field in dataclasses.fields(kind)}
+    values = in_present_names(values, defaults)
     if unknown := values.keys() - defaults.keys():
         raise TypeError(f"{kind.__name__} has no field {sorted(unknown)[0]!r}")
     return kind(**{key: _as(defaults[key], value) for key, value in values.items()})

@@ -7,10 +7,9 @@ from typing import Any
 
 from e2vit.experiments.experiment import Experiment
 from e2vit.groups import FiniteGroup
+from e2vit.pretrained import in_present_names
 
 DECISIVE = ("model", "training", "data", "fraction", "all_training", "base", "watch_test")  # the rest is commentary
-RENAMED = {"channels": "in_channels"}  # fields of configurations: name in old records → name now
-RENAMED_VALUES = {("position", "sound"): "stable"}  # the same of values
 REMOVED = {"trainable": "", "label_smoothing": 0.0}  # name in old records → the only value that is still possible
 
 
@@ -30,8 +29,7 @@ def changed(old: dict[str, Any], now: Any, keys: tuple[str, ...] | None = None, 
     A setting that the record lacks came later: its default is what the record was made with.
     """
     fields = {f.name: f for f in dataclasses.fields(now) if keys is None or f.name in keys}
-    old = {key if key in fields else RENAMED.get(key, key): value for key, value in old.items()}
-    old |= {key: value for (key, before), value in RENAMED_VALUES.items() if old.get(key) == before}
+    old = in_present_names(old, fields)
     names = [prefix + key for key, value in old.items() if key not in {*fields, "model_type"} and not _void(key, value)]
     for key, each in fields.items():
         value = getattr(now, key)
