@@ -817,6 +817,26 @@ Markdown(
     or "No finished pair of runs yet, so there is no difference to report."
 )
 
+# %% tags=["hide-input"]
+gevit, cayley = (
+    of_attention.get(weaknesses.ATTENTION[name]) for name in ("gevit", "cayley")
+)
+if gevit and cayley:
+    each = records.difference(gevit, cayley, spread)
+    sentence = (
+        "Over $C_4$ the table of GE-ViT and the Cayley table are both right. The second over the first: "
+        f"{each}. "
+        + (
+            ""
+            if each.kind == "seeds"
+            else "The interval counts the test images; with so few runs it does not know how much runs differ, so this "
+            "is no verdict on the tables."
+        )
+    )
+else:
+    sentence = "The table of GE-ViT and the Cayley table, both right over $C_4$, are not both trained."
+Markdown(sentence)
+
 # %% [markdown]
 # There is another way: leave ordinary attention as it is and average its answers over the turned views, which is
 # exact at quarter turns without any new layer. That is the [next chapter](04_post_hoc).

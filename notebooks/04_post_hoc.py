@@ -279,7 +279,7 @@ display(
     )
 )
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-accuracies", "caption": "Test accuracy of eight methods, with 95 % intervals: over seeds where there are three, over the test images otherwise. The panels differ in data and base model, and so in their scale. Digits: the first 10,000 test images of rotated MNIST; scenes: all 840 test images of RSSCN7."}, "image": {"alt": "A dot plot with one row for each method and one panel for each setting. In the panel of the model trained upright each method lies further right with a trained last layer; in the others most intervals overlap."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-post-hoc-accuracies", "caption": "Test accuracy of eight methods, with 95 % intervals over the test images: all runs of a panel start from one trained network, so their spread would hide how much networks differ. The panels differ in data and base model, and so in their scale. Digits: the first 10,000 test images of rotated MNIST; scenes: all 840 test images of RSSCN7."}, "image": {"alt": "A dot plot with one row for each method and one panel for each setting. In the panel of the model trained upright each method lies further right with a trained last layer; in the others most intervals overlap."}}
 methods = (
     "one_view",
     "mean_logits",

@@ -1,5 +1,8 @@
 """The chapter on real images: what it computes from records, what it says, and what it draws."""
 
+from itertools import product
+from statistics import fmean
+
 import pytest
 import torch
 
@@ -9,8 +12,9 @@ from e2vit.experiments import records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.real import CHOSEN
 from e2vit.groups import dihedral
-from e2vit.metrics import Difference
+from e2vit.metrics import Difference, paired_difference
 from e2vit.models import HybridViT, HybridViTConfig, ViT, ViTConfig
+from e2vit_book import results
 from e2vit_book.real import figures, measure
 
 SHAPE = {"image_size": 64, "in_channels": 1, "classes": 2}
@@ -43,6 +47,49 @@ def test_pairs_are_matched_by_fold(monkeypatch):
     assert measure.difference("mirabest", 1.0) is None
 
 
+def test_augmentations_do_what_the_chapter_says():
+    def gain(data, network, share, before, after):
+        sides = [
+            {record["seed"]: record["test"]["accuracy"] for record in measure._runs(data, network, augment, share)}
+            for augment in (before, after)
+        ]
+        return paired_difference([sides[1][fold] - sides[0][fold] for fold in sides[0]])
+
+    for data in measure.DATA:
+        tenth, whole = (gain(data, "vit", share, "none", "d4") for share in (0.1, 1.0))
+        assert tenth.low > 0 and tenth.mean > whole.mean
+        assert all(abs(gain(data, "hybrid-d4", share, "none", "d4").mean) < 0.015 for share in (0.1, 1.0))
+        assert all(gain(data, network, 1.0, "d4", "dihedral").low < 0 for network in ("hybrid-d4", "vit", "cnn"))
+        assert gain(data, "cnn", 1.0, "none", "d4").shown
+        assert measure.difference(data, 0.1, "none").low > 0.1, "the hybrid is far ahead"
+    assert gain("mirabest", "cnn", 1.0, "none", "d4").low > 0 > gain("rsscn7", "cnn", 1.0, "none", "d4").high
+    assert all(gain("rsscn7", network, 1.0, "d4", "dihedral").high < 0 for network in ("hybrid-d4", "cnn"))
+    assert all(measure.difference("mirabest", share).low > 0 for share in measure.FRACTIONS)
+    assert [measure.difference("rsscn7", share).shown for share in measure.FRACTIONS] == [True, False, False]
+
+
+def test_turns_do_to_the_trained_networks_what_the_pages_say():
+    rows = results.benchmark("real")["turned"]
+    assert {row["network"] for row in rows} == set(measure.NETWORKS)
+    for row in rows:
+        if row["network"] in ("cnn", "vit"):
+            assert row["changed"] > 0 and row["invariance_error"] > 0.01
+        else:
+            assert row["changed"] == 0 and row["invariance_error"] < 1e-10
+    for network, data in product(("cnn", "vit"), measure.DATA):
+        before, after = (
+            fmean(
+                row["changed"]
+                for row in rows
+                if (row["network"], row["data"], row["augmentation"]) == (network, data, kind)
+            )
+            for kind in ("none", "dihedral")
+        )
+        assert after < before
+        if (network, data) == ("vit", "mirabest"):
+            assert 0.35 < after < 0.45, "the article says two of five"
+
+
 def test_drawn_galaxies_are_the_same_again_and_differ_between_classes():
     galaxies = measure.drawn_galaxies(40, seed=3)
     assert torch.equal(galaxies.images, measure.drawn_galaxies(40, seed=3).images)
@@ -64,6 +111,38 @@ def test_the_hybrids_attention_turns_with_the_image_and_the_vits_does_not(turn, 
         ViT(ViTConfig(patch_size=8, **SHAPE)).eval(), galaxy, place, turn
     )
     assert (act(dihedral(4), turn, before[None, None])[0, 0] - after).abs().max() > 1e-4
+
+
+def test_turns_change_answers_of_the_vit_alone():
+    torch.manual_seed(0)
+    galaxies = measure.drawn_galaxies(24)
+    hybrid = HybridViT(
+        HybridViTConfig(group=dihedral(4), stem=(2, 2, 2, 4), width=8, heads=2, attention="within_pose", **SHAPE)
+    )
+    found = measure.under_turns(hybrid.eval(), galaxies)
+    assert found["changed"] == 0 and found["accuracy"] == found["accuracy_over_d4"]
+    assert found["invariance_error"] < 1e-12
+    plain = ViT(ViTConfig(patch_size=8, **SHAPE)).eval()
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    with torch.no_grad():  # both classes are answered
+        plain.head.bias -= plain(as_float(galaxies.images)).mean(0)
+    found = measure.under_turns(plain, galaxies)
+    assert found["changed"] > 0 and found["invariance_error"] > 1e-3
+
+
+def test_folds_are_averaged_and_the_worst_error_kept():
+    row = {"data": "mirabest", "network": "vit", "augmentation": "none", "fold": 0, "changed": 0.5}
+    rows = [
+        row | {"invariance_error": 0.2},
+        row | {"fold": 1, "changed": 0.4, "invariance_error": 0.1},
+        row | {"data": "rsscn7", "changed": 0.1, "invariance_error": 0.3},
+        row | {"network": "cnn", "invariance_error": 0.7},
+    ]
+    cnn, vit = measure.turned_real(rows)
+    assert vit["network"] == "ViT" and vit["galaxies, answers changed"] == "45.0 %"
+    assert vit["land, answers changed"] == "10.0 %" and vit["invariance error"] == 0.3
+    assert cnn["land, answers changed"] is None
 
 
 def test_figures_are_drawn_with_and_without_records():

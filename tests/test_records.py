@@ -25,23 +25,40 @@ def test_records_come_in_the_order_of_the_catalog_then_by_seed():
 
 
 def test_a_summary_is_students_interval_from_three_seeds_on_and_wilsons_below():
-    three = records.find("post_hoc/rotated/head/mean_logits")
-    accuracies = [r["test"]["accuracy"] for r in three]
-    many, few = records.summarize(three), records.summarize(three[:2])
+    five = records.find("real/mirabest/vit/d4-100")
+    accuracies = [r["test"]["accuracy"] for r in five]
+    many, few = records.summarize(five), records.summarize(five[:2])
     assert (many.mean, many.low, many.high) == metrics.student(accuracies) and many.kind == "seeds"
-    assert (few.low, few.high) == metrics.wilson(few.mean, 10_000) and few.kind == "images"
+    assert (few.low, few.high) == metrics.wilson(few.mean, five[0]["test"]["count"]) and few.kind == "images"
     assert str(records.Summary(0.98724, 0.98611, 0.98829, 3, 50_000, "seeds")) == "98.72 % [98.61, 98.83]"
-    likelihood = records.summarize(three[:1], "negative_log_likelihood", "validation")
+    likelihood = records.summarize(five[:1], "negative_log_likelihood", "validation")
     assert likelihood.kind == "none" and math.isnan(likelihood.low)
     with pytest.raises(ValueError, match="no records"):
         records.summarize([])
 
 
+def test_runs_that_start_from_one_network_are_not_independent():
+    def runs(*bases):
+        return [
+            {"seed": k, "base": {"seed": base}, "test": {"accuracy": 0.9513, "count": 10_000}}
+            for k, base in enumerate(bases)
+        ]
+
+    shared, own = records.summarize(runs(0, 0, 0)), records.summarize(runs(0, 1, 2))
+    assert (shared.kind, own.kind) == ("images", "seeds") and shared.seeds == 3
+    assert (shared.low, shared.high) == metrics.wilson(0.9513, 10_000)
+
+
 def test_the_interval_of_a_rate_ends_at_0_and_1():
-    near = [{"test": {"accuracy": x, "calibration_error": 1 - x, "count": 158}} for x in (0.999, 0.97, 0.999)]
+    near = [
+        {"seed": k, "test": {"accuracy": x, "calibration_error": 1 - x, "count": 158}}
+        for k, x in enumerate((0.999, 0.97, 0.999))
+    ]
     accuracy, error = records.summarize(near), records.summarize(near, "calibration_error")
     assert accuracy.low < accuracy.mean < accuracy.high == 1.0 and error.low == 0.0 < error.mean < error.high
-    likelihoods = [{"test": {"negative_log_likelihood": x, "count": 158}} for x in (0.1, 1.9, 2.5)]
+    likelihoods = [
+        {"seed": k, "test": {"negative_log_likelihood": x, "count": 158}} for k, x in enumerate((0.1, 1.9, 2.5))
+    ]
     assert records.summarize(likelihoods, "negative_log_likelihood").high > 1
 
 

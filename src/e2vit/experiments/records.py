@@ -42,8 +42,8 @@ class RecordError(Exception):
 class Summary:
     """Mean of a metric and its 95 % interval, as fractions; seeds and images (of one run) that it rests on.
 
-    kind: "seeds" for Student's interval over three or more seeds, "images" for Wilson's over the images of the mean,
-          "none" where the metric is not a rate and there are fewer seeds: low and high are NaN.
+    kind: "seeds" for Student's interval over three or more independent seeds, "images" for Wilson's over the images of
+          the mean, "none" where the metric is not a rate and there are fewer seeds: low and high are NaN.
     """
 
     mean: float
@@ -125,11 +125,15 @@ def by_experiment(found: Iterable[dict[str, Any]]) -> dict[Experiment, list[dict
 
 
 def summarize(found: Sequence[dict[str, Any]], metric: str = "accuracy", split: str = "test") -> Summary:
-    """Mean and 95 % interval of a metric over records that differ in their seed alone; the interval ends at 0 and 1."""
+    """Mean and 95 % interval of a metric over records that differ in their seed alone; the interval ends at 0 and 1.
+
+    Runs that start from one trained network share its errors: their spread says nothing about other networks, so they
+    count as one seed.
+    """
     if not found:
         raise ValueError("there are no records to summarize")
     values, images = [record[split][metric] for record in found], found[0][split]["count"]
-    if len(values) >= 3:
+    if len({(record.get("base") or record)["seed"] for record in found}) >= 3:
         mean, low, high = metrics.student(values)
         largest = math.inf if metric == "negative_log_likelihood" else 1.0
         return Summary(mean, max(low, 0.0), min(high, largest), len(values), images, "seeds")

@@ -4,7 +4,7 @@ The pictures of the chapter are drawn galaxies: the published ones may not be pa
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -13,17 +13,17 @@ from einops import einsum
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from e2vit import metrics
 from e2vit.actions import act, invariance_error
 from e2vit.capture import capture
 from e2vit.data import Split, Splits, as_float
-from e2vit.experiments import build, records
+from e2vit.experiments import Experiment, build, records
 from e2vit.experiments.catalog import EXPERIMENTS
 from e2vit.experiments.records import Summary
 from e2vit.groups import dihedral
 from e2vit.metrics import Difference, paired_difference
 from e2vit.models import HybridViT, Symmetrized, ViT
 from e2vit.training import TrainConfig, train
+from e2vit_book.post_hoc.measure import over_folds
 from e2vit_book.results import multiply_adds
 
 DATA = {"mirabest": "galaxies", "rsscn7": "land"}
@@ -84,39 +84,55 @@ def differences() -> list[dict[str, Any]]:
 
 
 def rows(data: str, augment: str) -> list[dict[str, Any]]:
-    """A row of the table for each network: accuracy for each share of the images, and mean seconds of a run."""
+    """A row of the table for each network: accuracy for each share of the images."""
     found = accuracies(data, augment)
     return [
-        {
-            "network": name,
-            **{percent(fraction): found[name].get(fraction) for fraction in FRACTIONS},
-            "seconds": round(_seconds(data, network, augment)),
-        }
-        for network, name in NETWORKS.items()
-        if name in found
+        {"network": name, **{percent(fraction): of_share.get(fraction) for fraction in FRACTIONS}}
+        for name, of_share in found.items()
     ]
 
 
-def pretrained(foreign: dict[str, Any], head: str = "mean of features") -> str:
-    """One sentence: the accuracy of a linear head on the features of a network that others trained on photographs."""
-    parts = []
-    for data, name in DATA.items():
-        of = {
-            share: [row["accuracy"] for row in foreign[data] if row["method"] == head and row["share"] == share]
-            for share in (0.1, 1.0)
+def augmented(data: str) -> list[dict[str, Any]]:
+    """A row for each network that was trained without augmentation too: accuracy under each augmentation."""
+    shares = {(augment, share): percent(share) for augment in AUGMENTATIONS for share in (0.1, 1.0)}
+    found = {augment: accuracies(data, augment) for augment in AUGMENTATIONS}
+    return [
+        {
+            "network": name,
+            **{
+                f"{AUGMENTATIONS[augment]}, {words}": found[augment].get(name, {}).get(share)
+                for (augment, share), words in shares.items()
+                if (augment, share) != ("dihedral", 0.1)
+            },
         }
-        images = foreign[data][0]["test_images"]
-        tenth, whole = (Summary(*metrics.student(a), len(a), images, "seeds") for a in of.values())
-        parts.append(f"for {name} {tenth} with a tenth of the training images and {whole} with all")
-    return (
-        "For comparison, a network that others trained on a million photographs (chapter 4), its features averaged "
-        f"over D4 under a new linear head, reaches {'; '.join(parts)}."
-    )
+        for name in NETWORKS.values()
+        if name in found["none"]
+    ]
 
 
-def hours() -> float:
-    """Of one thread, for all runs that have a record."""
-    return sum(record["seconds"] for record in records.find("real")) / 3600
+PRETRAINED = {  # method of benchmarks/foreign.py → its name in the chapter
+    "one view, trained on all": "pretrained, one view",
+    "mean of logits, trained on all": "pretrained, mean of D4",
+}
+
+
+def pretrained(foreign: dict[str, Any], data: str) -> list[dict[str, Any]]:
+    """Rows as those of ``rows``: a linear head, trained on all views of D4, on a network that others trained."""
+    found = []
+    for method, name in PRETRAINED.items():
+        cells = {}
+        for fraction in FRACTIONS:
+            of = [row for row in foreign[data] if row["method"] == method and abs(row["share"] - fraction) < 0.01]
+            cells[percent(fraction)] = over_folds(of)
+        found.append({"network": name, **cells})
+    return found
+
+
+def hours(seconds_of_an_update: Mapping[str, float]) -> float:
+    """Of one thread, for the training of all runs that have a record, at the measured seconds of an update."""
+    ran = [EXPERIMENTS[record["experiment"]] for record in records.find("real")]
+    trained = [each for each in ran if isinstance(each.training, TrainConfig)]
+    return sum(_updates(each) * seconds_of_an_update[each.network] for each in trained) / 3600
 
 
 WORDS = {
@@ -127,17 +143,17 @@ WORDS = {
 }
 
 
-def verdict(first: str = "hybrid-d4", second: str = "vit") -> str:
-    """Whether one network beats another with the same augmentation by D4, in two sentences from the records."""
+def verdict(first: str = "hybrid-d4", second: str = "vit", augment: str = "d4") -> str:
+    """Whether one network beats another with the same augmentation, in two sentences from the records."""
     shares = {"With a tenth of the training images": 0.1, "With all of them": 1.0}
-    return " ".join(_sentence(begin, share, first, second) for begin, share in shares.items())
+    return " ".join(_sentence(begin, share, first, second, augment) for begin, share in shares.items())
 
 
-def _sentence(begin: str, share: float, first: str, second: str) -> str:
+def _sentence(begin: str, share: float, first: str, second: str, augment: str) -> str:
     """One sentence for one share of the images: what is shown, and where nothing is, what could have been."""
     words = []
     for data, name in DATA.items():
-        d = difference(data, share, "d4", first, second)
+        d = difference(data, share, augment, first, second)
         if d is None:
             words.append(f"for {name} there are not enough records yet")
         elif d.low > 0:
@@ -160,13 +176,14 @@ def _runs(data: str, network: str, augment: str, fraction: float) -> list[dict[s
     return records.find(f"real/{data}/", network=network, method=augment, fraction=fraction)
 
 
-def _seconds(data: str, network: str, augment: str) -> float:
-    runs = records.find(f"real/{data}/", network=network, method=augment)
-    return sum(record["seconds"] for record in runs) / len(runs)
+def _updates(experiment: Experiment) -> int:
+    training = experiment.training
+    assert isinstance(training, TrainConfig)
+    return training.epochs * (training.updates_per_epoch or 0)
 
 
-def costs() -> list[dict[str, Any]]:
-    """A row for each network of the galaxies: weights, and multiplications of one image (matrix products)."""
+def costs(seconds_of_an_update: Mapping[str, float]) -> list[dict[str, Any]]:
+    """A row for each network of the galaxies: weights, multiplications of one image (matrix products), training."""
     rows = []
     for network, name in NETWORKS.items():
         if network == "vit-views":
@@ -179,8 +196,9 @@ def costs() -> list[dict[str, Any]]:
                 "network": name,
                 "weights": sum(p.numel() for p in build(experiment, 0).parameters()),
                 "million multiplications": round(multiply_adds(experiment) / 1e6),
-                "updates": training.epochs * (training.updates_per_epoch or 0),
                 "learning rate": training.learning_rate,
+                "updates": _updates(experiment),
+                "seconds": round(_updates(experiment) * seconds_of_an_update[network]),
             }
         )
     return rows
@@ -230,7 +248,7 @@ def trained_on_drawn(mode: str) -> tuple[dict[str, nn.Module], Split]:
     config = TrainConfig(epochs=2 if quick else 5, batch_size=16, learning_rate=3e-3, warmup_epochs=0.5, augment="none")
     models = {}
     for network in ("hybrid-d4", "octic-d4", "gcnn-d4", "cnn", "vit"):
-        experiment = EXPERIMENTS[f"real/mirabest/{network}/none-100"]
+        experiment = EXPERIMENTS[f"real/mirabest/{network}/d4-100"]
         model = build(replace(experiment, model=experiment.model.tiny()) if quick else experiment, 0)
         train(model, splits, config=config)
         models[NETWORKS[network]] = model.eval()
@@ -239,25 +257,64 @@ def trained_on_drawn(mode: str) -> tuple[dict[str, nn.Module], Split]:
 
 
 @torch.no_grad()
-def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]]:
-    """For each network: accuracy, share of answers that some element of D4 changes, and invariance error (float64)."""
+def under_turns(model: nn.Module, split: Split) -> dict[str, float]:
+    """Accuracy as loaded and over all of D4, share of images whose answer some element changes, invariance error."""
     images, group = as_float(split.images), dihedral(4)
+    answers = torch.stack(
+        [torch.cat([model(act(group, g, part)).argmax(-1) for part in images.split(128)]) for g in range(group.order)]
+    )
+    right = (answers == split.labels).float().mean(1)
+    error = invariance_error(model.double(), images[:16].double(), group)
+    model.float()
+    return {
+        "accuracy": right[0].item(),
+        "accuracy_over_d4": right.mean().item(),
+        "changed": (answers != answers[0]).any(0).float().mean().item(),
+        "invariance_error": error,
+    }
+
+
+def turned(models: Mapping[str, nn.Module], split: Split) -> list[dict[str, Any]]:
+    """A row for each network: what the elements of D4 do to its answers."""
     rows = []
     for name, model in models.items():
-        answers = torch.stack([model(act(group, g, images)).argmax(-1) for g in range(group.order)])
-        right = (answers == split.labels).float().mean(1)
-        changed = (answers != answers[0]).any(0).float().mean().item()
-        error = invariance_error(model.double(), images[:16].double(), group)
-        model.float()
+        found = under_turns(model, split)
         rows.append(
             {
                 "network": name,
-                "accuracy, flat": percent(right[0].item()),
-                "over all of D4": percent(right.mean().item()),
-                "answers changed by D4": percent(changed),
-                "invariance error": error,
+                "accuracy, flat": percent(found["accuracy"]),
+                "over all of D4": percent(found["accuracy_over_d4"]),
+                "answers changed by D4": percent(found["changed"]),
+                "invariance error": found["invariance_error"],
             }
         )
+    return rows
+
+
+def turned_real(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each network and augmentation, means over folds of the rows of benchmarks/real.py.
+
+    The invariance error is the largest of all folds of both data sets.
+    """
+    rows = []
+    for network, name in NETWORKS.items():
+        for augment in AUGMENTATIONS:
+            found = [row for row in measured if (row["network"], row["augmentation"]) == (network, augment)]
+            cells = {
+                f"{words}, answers changed": [row["changed"] for row in found if row["data"] == data]
+                for data, words in DATA.items()
+            }
+            if found:
+                rows.append(
+                    {
+                        "network": name,
+                        "augmentation": AUGMENTATIONS[augment],
+                        **{
+                            key: f"{100 * sum(each) / len(each):.1f} %" if each else None for key, each in cells.items()
+                        },
+                        "invariance error": max(row["invariance_error"] for row in found),
+                    }
+                )
     return rows
 
 
