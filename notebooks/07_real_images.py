@@ -228,10 +228,10 @@ display(Markdown(measure.verdict(augment="none")))
 # Intervals of two networks that overlap do not settle which is better, since both vary with the fold. A fold that is hard
 # for one is hard for the other. So we subtract, fold by fold:
 
-# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-paired", "caption": "Hybrid over D4 minus plain ViT with the same augmentation, paired by fold: mean and 95 % Student interval over five folds. Gray where the interval holds zero. From the committed records."}, "image": {"alt": "Dot plot with horizontal intervals around a vertical line at zero, one row for each data set, share of the images and augmentation."}}
+# %% tags=["hide-input"] mystnb={"figure": {"name": "fig-real-paired", "caption": "Hybrid over D4 minus plain ViT, paired by fold, for each share of the images and augmentation: mean and 95 % Student interval over five folds. Gray where the interval holds zero. From the committed records."}, "image": {"alt": "Dot plot with horizontal intervals around a vertical line at zero, one row for each data set, share of the images and augmentation."}}
 figures.paired_differences(
     {
-        f"{name}, {measure.percent(share)}, augmentation: {words}": measure.difference(
+        f"{name}, {measure.percent(share)}, {words}": measure.difference(
             data, share, augment
         )
         for data, name in measure.DATA.items()
