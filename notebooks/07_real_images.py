@@ -218,8 +218,9 @@ for data, name in measure.DATA.items():
 # To a network that is invariant to $D_4$, an image and its turns are the same image. Augmentation by $D_4$ therefore
 # changes nothing in its training but the random numbers: compare the columns *none* and *D4* of the hybrid. The other
 # invariant networks are left out here. The plain transformer gains most with a tenth of the images. With all of them the
-# CNN gains on galaxies and loses on land. Any angle shows no gain over $D_4$, and on land it does harm to hybrid and CNN:
-# between quarter turns it blurs the image and leaves black corners. Paired by fold, without augmentation:
+# CNN gains on galaxies and loses on land. Any angle shows no gain over $D_4$. On land it does harm to hybrid and CNN, and
+# the hybrid falls behind the plain transformer; between quarter turns it blurs the image and leaves black corners, which
+# may be why. Paired by fold, without augmentation:
 
 # %% tags=["hide-input"]
 display(Markdown(measure.verdict(augment="none")))

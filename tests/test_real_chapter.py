@@ -64,6 +64,7 @@ def test_augmentations_do_what_the_chapter_says():
         assert measure.difference(data, 0.1, "none").low > 0.1, "the hybrid is far ahead"
     assert gain("mirabest", "cnn", 1.0, "none", "d4").low > 0 > gain("rsscn7", "cnn", 1.0, "none", "d4").high
     assert all(gain("rsscn7", network, 1.0, "d4", "dihedral").high < 0 for network in ("hybrid-d4", "cnn"))
+    assert measure.difference("rsscn7", 1.0, "dihedral").high < 0, "the hybrid falls behind"
     assert all(measure.difference("mirabest", share).low > 0 for share in measure.FRACTIONS)
     assert [measure.difference("rsscn7", share).shown for share in measure.FRACTIONS] == [True, False, False]
 
